@@ -1,0 +1,60 @@
+"""Crops: ADM's centre crop, the ten crops of pretokenization, the random crop of training."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as F
+
+TEN_CROP_SCALE = 1.1
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """ADM's centre crop: halve with BOX while twice too large, BICUBIC to `size`, cut the centre.
+
+    ADM is OpenAI's guided-diffusion, whose reference statistics were made with this crop.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def random_crop(image: Image.Image, size: int, u: tuple[float, float, float], flip: bool) -> Image.Image:
+    """Training's view: shorter side to `size` (bilinear), a random square, a random mirror image.
+
+    u: three uniform numbers in [0, 1) that decide row, column and mirroring.
+    """
+    image = F.resize(image, size)
+    top, left = (int(x * (side - size + 1)) for x, side in zip(u, (image.height, image.width), strict=False))
+    if image.size != (size, size):
+        image = image.crop((left, top, left + size, top + size))
+    return F.hflip(image) if flip and u[2] < 0.5 else image
+
+
+def resize_center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Validation's view: what `random_crop` shows, at the centre and not mirrored."""
+    return F.center_crop(F.resize(image, size), [size, size])
+
+
+def source_size(image_size: int, ten_crop: bool) -> int:
+    """Side of the centre crop that the views are cut from."""
+    return int(TEN_CROP_SCALE * image_size) if ten_crop else image_size
+
+
+def cut_views(images: Tensor, image_size: int, ten_crop: bool) -> Tensor:
+    """Cut the views that are cached for each image.
+
+    images: (B, 3, S, S) with S = source_size(...); any dtype, any device.
+    Returns (B, V, 3, image_size, image_size): with `ten_crop` top-left, top-right, bottom-left,
+    bottom-right, centre and the mirror images of those five, in torchvision's order; without it
+    the image and its mirror image.
+    """
+    if not ten_crop:
+        return torch.stack([images, images.flip(-1)], dim=1)
+    return torch.stack(F.ten_crop(images, [image_size, image_size]), dim=1)
+
+
+NUM_VIEWS = {True: 10, False: 2}

@@ -1,0 +1,169 @@
+"""Fashion-MNIST as an ImageNet-style folder tree of 32x32 PNG files.
+
+    python -m dataset.fashion_mnist --output data/fashion_mnist
+
+The four files are taken from --source, else from torchvision's mirrors, else from Debian's package
+of the data set, which is unpacked into the data folder without installing anything. Whatever the
+source, the uncompressed bytes must have the known SHA-256.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import lzma
+import shutil
+import tarfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import FashionMNIST
+from tqdm import tqdm
+
+from utils.errors import UserError, entry_point
+
+CLASSES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
+)  # fmt: skip
+# name -> SHA-256 of the uncompressed file
+FILES = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+SPLITS = {"train": "train", "val": "t10k"}
+MIRRORS = tuple(FashionMNIST.mirrors)
+DEBIAN_PACKAGE = (
+    "http://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist/"
+    "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
+)
+IMAGE_SIZE = 32
+TIMEOUT = 20  # seconds without an answer before the next source is tried
+
+
+def _verified(name: str, data: bytes, source: str) -> bytes:
+    """`data`, uncompressed and checked. Raises ValueError if it is another file."""
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    if hashlib.sha256(data).hexdigest() != FILES[name]:
+        raise ValueError(f"{name} from {source} has the wrong SHA-256")
+    return data
+
+
+def _from_folder(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in FILES:
+        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+        if path is None:
+            raise UserError(f"{folder} holds neither {name} nor {name}.gz")
+        try:
+            found[name] = _verified(name, path.read_bytes(), str(path))
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{path}: {error}") from error
+    return found
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        size = int(response.headers.get("Content-Length", 0)) or None
+        out = io.BytesIO()
+        with tqdm(total=size, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1][:30]) as bar:
+            while block := response.read(1 << 18):
+                out.write(block)
+                bar.update(len(block))
+    return out.getvalue()
+
+
+def _from_mirror(mirror: str) -> dict[str, bytes]:
+    return {name: _verified(name, _download(f"{mirror}{name}.gz"), mirror) for name in FILES}
+
+
+def _deb_members(deb: bytes) -> Iterator[tuple[str, bytes]]:
+    """Members of a Debian package: an `ar` archive of 60-byte headers and even-padded bodies."""
+    if not deb.startswith(b"!<arch>\n"):
+        raise ValueError("the download is no Debian package")
+    at = 8
+    while at + 60 <= len(deb):
+        name = deb[at : at + 16].decode("ascii").strip().rstrip("/")
+        size = int(deb[at + 48 : at + 58])
+        yield name, deb[at + 60 : at + 60 + size]
+        at += 60 + size + size % 2
+
+
+def _from_debian(url: str = DEBIAN_PACKAGE) -> dict[str, bytes]:
+    data = dict(_deb_members(_download(url)))["data.tar.xz"]
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(data))) as archive:
+        for member in archive:
+            name = Path(member.name).name.removesuffix(".gz")
+            if name in FILES:
+                found[name] = _verified(name, archive.extractfile(member).read(), "Debian's package")
+    return found
+
+
+def fetch(source: Path | None) -> dict[str, bytes]:
+    """The four verified files by name, from `source` or the first network source that has them."""
+    if source is not None:
+        return _from_folder(source)
+    failures = []
+    attempts = [(m, lambda m=m: _from_mirror(m)) for m in MIRRORS] + [("Debian's archive", _from_debian)]
+    for where, get in attempts:
+        try:
+            return get()
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            failures.append(f"{where}: {error}")
+            print(f"no luck with {where} ({error})")
+    raise UserError(
+        "Fashion-MNIST could not be downloaded. Put its four files into a folder and name it with"
+        f" --source. Tried {'; '.join(failures)}"
+    )
+
+
+def _parse(images: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """IDX files: 16 and 8 bytes of header, then the values."""
+    labels = np.frombuffer(labels, np.uint8, offset=8)
+    return np.frombuffer(images, np.uint8, offset=16).reshape(len(labels), 28, 28), labels
+
+
+def write_tree(files: dict[str, bytes], output: Path) -> None:
+    """Write OUTPUT/{train,val}/<class>/<index>.png, zero-padded to 32x32 RGB.
+
+    A split appears under its name only when it is complete.
+    """
+    for split, prefix in SPLITS.items():
+        if (output / split).is_dir():
+            continue
+        part = output / f"{split}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        images, labels = _parse(files[f"{prefix}-images-idx3-ubyte"], files[f"{prefix}-labels-idx1-ubyte"])
+        margin = (IMAGE_SIZE - images.shape[1]) // 2
+        images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))
+        # Two digits first, so that the folders sort in the order of the labels.
+        folders = [part / f"{i:02d}-{name}" for i, name in enumerate(CLASSES)]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        rows = zip(images, labels, strict=True)
+        for i, (image, label) in enumerate(tqdm(rows, total=len(labels), desc=f"writing {split}")):
+            rgb = Image.fromarray(image).convert("RGB")
+            rgb.save(folders[label] / f"{i:05d}.png", compress_level=1)
+        part.rename(output / split)
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("data/fashion_mnist"), help="folder to write")
+    parser.add_argument("--source", type=Path, help="folder with the four original files (.gz or not)")
+    args = parser.parse_args()
+    if all((args.output / split).is_dir() for split in SPLITS):
+        print(f"{args.output} is complete")
+        return
+    write_tree(fetch(args.source), args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Which samples each training step sees: a function of seed and step, and of nothing else.
+
+No state needs saving: a resumed run, another number of workers, or another split of the same
+global batch over processes and accumulation steps sees the same samples at the same step.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+UNIFORMS = 3  # random numbers that come with each sample, for its augmentation
+
+
+def epoch_plan(seed: int, epoch: int, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Order of an epoch (n,) int64, and uniform numbers (n, UNIFORMS) for each sample."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return rng.permutation(num_samples), rng.random((num_samples, UNIFORMS))
+
+
+class ShuffledBatches(Sampler):
+    """Endless reshuffled epochs, cut into this rank's batches of `batch_size`.
+
+    Epochs follow each other without a gap: a batch may hold the end of one and the start of the
+    next, so that every image is seen equally often.
+    Yields (indices (b,) int64, uniforms (b, UNIFORMS) float64).
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, *, seed: int, rank: int, world_size: int, start: int, stop: int
+    ):
+        """`start` and `stop` count batches of this rank: steps x accumulation steps."""
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+        self.stop = stop
+        self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in range(self.start, self.stop):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            epochs, places = np.divmod(np.arange(first, first + self.batch_size), self.num_samples)
+            order, uniforms = zip(*(self._lookup(e, p) for e, p in zip(epochs, places, strict=True)), strict=True)
+            yield np.array(order), np.array(uniforms)
+
+    def _lookup(self, epoch: int, place: int) -> tuple[int, np.ndarray]:
+        if epoch not in self._plans:
+            self._plans = {e: plan for e, plan in self._plans.items() if e == epoch - 1}
+            self._plans[epoch] = epoch_plan(self.seed, int(epoch), self.num_samples)
+        order, uniforms = self._plans[epoch]
+        index = order[place]
+        return index, uniforms[index]

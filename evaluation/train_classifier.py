@@ -1,0 +1,90 @@
+"""Train the small classifier of `evaluation/classifier.py` on a data set's training split.
+
+python -m evaluation.train_classifier --data_path data/fashion_mnist --img_size 32 --output classifier.safetensors
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dataset.image_folder import ImageList, list_images, to_float
+from dataset.image_loader import CenterCrops
+from evaluation.classifier import Classifier, save_classifier
+from utils.errors import UserError, entry_point
+
+LEARNING_RATE = 2e-3
+SEED = 0
+
+
+def load_all(images: ImageList, size: int, num_workers: int) -> tuple[Tensor, Tensor]:
+    """All centre crops in memory: (n, 3, S, S) uint8 and labels (n,). For small data sets."""
+    loader = DataLoader(CenterCrops(images, size), 512, num_workers=num_workers)
+    crops = [batch for batch in tqdm(loader, desc=f"reading {images.root.name}", mininterval=1.0)]
+    return torch.cat(crops), torch.from_numpy(images.labels)
+
+
+@torch.no_grad()
+def accuracy(network: Classifier, crops: Tensor, labels: Tensor, device: torch.device) -> float:
+    network.eval()
+    hits = 0
+    for x, y in zip(crops.split(512), labels.split(512), strict=True):
+        hits += int((network(to_float(x.to(device))).argmax(1).cpu() == y).sum())
+    return hits / len(labels)
+
+
+def train(
+    crops: Tensor, labels: Tensor, num_classes: int, epochs: float, batch_size: int, device: torch.device
+) -> Classifier:
+    """Train on uint8 crops (n, 3, S, S); mirrored at random, as AR training's views are."""
+    torch.manual_seed(SEED)
+    network = Classifier(num_classes).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
+    steps = max(1, math.ceil(epochs * len(crops) / batch_size))
+    order = torch.cat([torch.randperm(len(crops)) for _ in range(math.ceil(epochs))])
+    for step in tqdm(range(steps), desc="classifier", mininterval=1.0):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        chosen = order[step * batch_size : (step + 1) * batch_size]
+        x = to_float(crops[chosen].to(device))
+        mirrored = torch.rand(len(x), 1, 1, 1, device=device) < 0.5
+        loss = F.cross_entropy(network(torch.where(mirrored, x.flip(-1), x)), labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data_path", required=True, help="folder with train/ and val/")
+    parser.add_argument("--img_size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--num_workers", type=int, default=0, help="decoding processes")
+    args = parser.parse_args()
+    if args.output.is_file():
+        print(f"{args.output} is there already")
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training, held_out = (list_images(args.data_path, split) for split in ("train", "val"))
+    if training.classes != held_out.classes:
+        raise UserError(f"{args.data_path}: train and val have different class folders")
+    crops, labels = load_all(training, args.img_size, args.num_workers)
+    network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device)
+    score = accuracy(network, *load_all(held_out, args.img_size, args.num_workers), device)
+    save_classifier(args.output, network, len(training.classes), score)
+    print(f"wrote {args.output}: {100 * score:.1f} % of {len(held_out)} validation images classified right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Evaluate samples against a reference, as ADM's evaluator does, on torch.
+
+python3 guided-diffusion/evaluations/evaluator.py REF.npz SAMPLES.npz
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch  # noqa: E402
+
+from evaluation.classifier import ClassifierExtractor  # noqa: E402
+from evaluation.inception import InceptionExtractor, find_weights  # noqa: E402
+from evaluation.report import evaluate_npz  # noqa: E402
+from utils.atomic import write_atomically  # noqa: E402
+from utils.errors import entry_point  # noqa: E402
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("reference", metavar="REF.npz", help="images as arr_0, or ADM's VIRTUAL file")
+    parser.add_argument("samples", metavar="SAMPLES.npz", help="images as arr_0, uint8 (N, H, W, 3)")
+    parser.add_argument("--inception", help="weights of the 2015 Inception-v3 (torch-fidelity's .pth)")
+    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py) for Inception")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.classifier:
+        extractor = ClassifierExtractor(args.classifier, device)
+    else:
+        extractor = InceptionExtractor(find_weights(args.inception), device)
+    report = evaluate_npz(args.reference, args.samples, extractor, args.batch_size)
+    if args.json:
+        content = {"features": extractor.name, **asdict(report)}
+        write_atomically(args.json, lambda f: f.write(json.dumps(content, indent=2).encode()))
+    print(report.lines())
+
+
+if __name__ == "__main__":
+    main()

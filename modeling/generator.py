@@ -1,0 +1,240 @@
+"""The autoregressive generator: a decoder-only transformer over [class, code 0, code 1, ...]."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from omegaconf import II
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modeling.interfaces import GENERATORS
+from modeling.rope import rotary_table, rotate
+
+NORM_EPS = 1e-5
+INIT_STD = 0.02
+SWIGLU_MULTIPLE = 256
+
+
+@dataclass
+class GeneratorConfig:
+    """Sizes and settings of the generator; the defaults are AliTok-B's."""
+
+    name: str = "alitok"
+    hidden_size: int = 768
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    dropout: float = 0.1
+    attn_drop: float = 0.1
+    tok_dropout: float = 0.1
+    class_label_dropout: float = 0.1
+    image_seq_len: int = 273
+    condition_num_classes: int = 1000
+    randomize_temperature: float = 1.0
+    guidance_scale: float = 16.0
+    guidance_scale_pow: float = 1.8
+    use_checkpoint: bool = False
+    seed: int = 42
+    codebook_size: int = II("model.vq_model.codebook_size")
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), NORM_EPS).type_as(x)
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x), hidden width 8/3 of `width` rounded up to a multiple of 256."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        hidden = -(-int(8 * width / 3) // SWIGLU_MULTIPLE) * SWIGLU_MULTIPLE
+        self.w1 = nn.Linear(width, hidden, bias=False)
+        self.w3 = nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+class KeyValueCache:
+    """Keys and values of all layers for a fixed number of rows and positions, allocated once."""
+
+    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, like: Tensor):
+        shape = (num_layers, rows, num_heads, length, head_width)
+        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def append(self, layer: int, position: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (B, heads, 1, head_width) at `position`; everything up to there."""
+        self.keys[layer, :, :, position] = k[:, :, 0]
+        self.values[layer, :, :, position] = v[:, :, 0]
+        return self.keys[layer, :, :, : position + 1], self.values[layer, :, :, : position + 1]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with normalised, rotated queries and keys."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.head_width = width // self.num_heads
+        self.attn_drop = config.attn_drop
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = RMSNorm(self.head_width)
+        self.k_norm = RMSNorm(self.head_width)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _qkv(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_width))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(self.q_norm(q), rope).type_as(v), rotate(self.k_norm(k), rope).type_as(v), v
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """x: (B, L, width), rope: (L, head_width / 2, 2) -> (B, L, width)."""
+        q, k, v = self._qkv(x, rope)
+        drop = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=True)
+        return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))
+
+    def step(self, x: Tensor, rope: Tensor, cache: KeyValueCache, layer: int, position: int) -> Tensor:
+        """One position with the cached past. x: (B, 1, width), rope: (1, ...) -> (B, 1, width)."""
+        q, k, v = self._qkv(x, rope)
+        k, v = cache.append(layer, position, k, v)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.norm1 = RMSNorm(config.hidden_size)
+        self.attn = Attention(config)
+        self.norm2 = RMSNorm(config.hidden_size)
+        self.mlp = SwiGLU(config.hidden_size, config.dropout)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))
+
+    def step(self, x: Tensor, rope: Tensor, cache: KeyValueCache, layer: int, position: int) -> Tensor:
+        x = x + self.attn.step(self.norm1(x), rope, cache, layer, position)
+        return x + self.mlp(self.norm2(x))
+
+
+@dataclass
+class DecodingState:
+    """Where a cached decoding stands: rows' classes, their cache, the next position."""
+
+    class_ids: Tensor
+    cache: KeyValueCache
+    position: int = 0
+
+
+@GENERATORS.register("alitok", GeneratorConfig)
+class AliTokGenerator(nn.Module):
+    """Next-code transformer. The embedding table holds the codes, one unused row, the classes
+    and "no class", in that order."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        width, heads = config.hidden_size, config.num_attention_heads
+        if width % heads:
+            raise ValueError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        # image_seq_len = grid^2 + grid + 1 with prefix tokens, grid^2 without.
+        length = config.image_seq_len
+        grid_size = int(length**0.5)
+        num_prefix = length - grid_size**2
+        if num_prefix not in (0, grid_size + 1):
+            raise ValueError(f"image_seq_len {length} is neither G*G nor G*G + G + 1 for any grid side G")
+        self.config = config
+        self.num_codes = length
+        self.codebook_size = config.codebook_size
+        self.num_classes = config.condition_num_classes
+        self.class_label_dropout = config.class_label_dropout
+        self.use_checkpoint = config.use_checkpoint
+        self.embeddings = nn.Embedding(self.codebook_size + 1 + self.num_classes + 1, width)
+        self.tok_dropout = nn.Dropout(config.tok_dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(width)
+        self.output = nn.Linear(width, self.codebook_size)
+        table = rotary_table(num_prefix, grid_size, width // heads)
+        self.register_buffer("rope", table, persistent=False)
+        self.apply(self._init)
+        nn.init.zeros_(self.output.weight)
+
+    @staticmethod
+    def _init(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=INIT_STD)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    def embed_classes(self, class_ids: Tensor) -> Tensor:
+        """class_ids: (B,) in [0, num_classes], the last meaning "no class" -> (B, width)."""
+        return self.embeddings(class_ids + self.codebook_size + 1)
+
+    def forward(self, codes: Tensor, class_ids: Tensor) -> Tensor:
+        """Logits of the next code at every position.
+
+        codes: (B, n) with 0 <= n <= T; class_ids: (B,). Returns (B, n + 1, K); entry t predicts
+        code t. In training mode class labels are dropped with probability class_label_dropout.
+        """
+        if self.training and self.class_label_dropout:
+            dropped = torch.rand(class_ids.shape, device=class_ids.device) < self.class_label_dropout
+            class_ids = class_ids.masked_fill(dropped, self.num_classes)
+        x = torch.cat([self.embed_classes(class_ids)[:, None], self.embeddings(codes)], dim=1)
+        x = self.tok_dropout(x)
+        rope = self.rope[: x.shape[1]]
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                x = checkpoint(block, x, rope, use_reentrant=False)
+            else:
+                x = block(x, rope)
+        return self.output(self.norm(x))
+
+    def loss(self, codes: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in nats per code, and the share of codes predicted first.
+
+        codes: (B, T), class_ids: (B,). The last code predicts nothing and is not fed.
+        """
+        logits = self(codes[:, :-1], class_ids).float().flatten(0, 1)
+        targets = codes.flatten()
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy
+
+    def start(self, class_ids: Tensor) -> DecodingState:
+        """Begin cached decoding of rows with class_ids (B,)."""
+        attention = self.blocks[0].attn
+        cache = KeyValueCache(
+            len(self.blocks), len(class_ids), attention.num_heads, self.num_codes,
+            attention.head_width, like=attention.qkv.weight,
+        )  # fmt: skip
+        return DecodingState(class_ids, cache)
+
+    @torch.no_grad()
+    def step(self, state: DecodingState, codes: Tensor | None) -> Tensor:
+        """Feed one position, return the logits (B, K) of the next code; advances `state`.
+
+        codes: (B,) drawn last, None at the first step, which feeds the classes.
+        """
+        x = self.embed_classes(state.class_ids) if codes is None else self.embeddings(codes)
+        x = x[:, None]
+        rope = self.rope[state.position : state.position + 1]
+        for layer, block in enumerate(self.blocks):
+            x = block.step(x, rope, state.cache, layer, state.position)
+        state.position += 1
+        return self.output(self.norm(x))[:, 0].float()
+
+    def finish(self, codes: Tensor) -> Tensor:
+        """Codes are drawn in the tokenizer's order already."""
+        return codes

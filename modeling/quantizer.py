@@ -1,0 +1,92 @@
+"""Vector quantization, and the codebook clustering that keeps every code in use."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+COMMITMENT_WEIGHT = 0.25
+USAGE_DECAY = 0.99
+# Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
+ANCHOR_SHARPNESS = 10.0
+ANCHOR_EPSILON = 1e-3
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest codebook row by squared Euclidean distance; float32 whatever the autocast dtype.
+
+    With `clustering`, each training-mode forward also runs the codebook update of
+    "Online Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139).
+    """
+
+    def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.clustering = clustering
+        self.embedding = nn.Embedding(codebook_size, token_size)
+        self.register_buffer("embed_prob", torch.zeros(codebook_size))
+
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize.
+
+        z: (B, C, 1, T).
+        Returns quantized (B, C, 1, T) with the straight-through gradient, the mean loss
+        0.25 (sg[q] - z)^2 + (q - sg[z])^2, and codes (B, T) int64.
+        """
+        z = z.float()
+        rows = z.permute(0, 2, 3, 1)
+        with torch.no_grad():
+            distances = self._distances(rows.reshape(-1, rows.shape[-1]))
+            codes = distances.argmin(dim=1)
+        quantized = self.lookup(codes.view(z.shape[0], -1))
+        loss = COMMITMENT_WEIGHT * (quantized.detach() - z).square().mean()
+        loss = loss + (quantized - z.detach()).square().mean()
+        if self.training and self.clustering:
+            self._update_codebook(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)
+        quantized = z + (quantized - z).detach()
+        return quantized, loss, codes.view(z.shape[0], -1)
+
+    @torch.no_grad()
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def assign(self, z: Tensor) -> Tensor:
+        """z: (B, C, 1, T) -> codes (B, T) int64, with no effect on the codebook."""
+        rows = z.float().permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        return self._distances(rows).argmin(dim=1).view(z.shape[0], -1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes: (B, T) -> codebook vectors (B, C, 1, T)."""
+        return self.embedding(codes).transpose(1, 2).unsqueeze(2)
+
+    def _distances(self, latents: Tensor) -> Tensor:
+        """Squared distances, (n, K)."""
+        codebook = self.embedding.weight
+        squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
+        return torch.addmm(squares, latents, codebook.t(), alpha=-2)
+
+    @torch.no_grad()
+    def _update_codebook(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
+        """One clustering update from the latents of all ranks.
+
+        latents: (n, C), codes: (n,), distances: (n, K), those of this rank.
+        Every rank ends with the same codebook and usage, bit for bit: all of them reduce the same
+        gathered numbers in the same order. Each rank first finds its own nearest latent of every
+        code, so K * (C + 1) numbers travel instead of all latents; the result is the same.
+        """
+        counts = torch.bincount(codes, minlength=self.codebook_size)
+        nearest, index = distances.min(dim=0)
+        anchors = latents[index]
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(counts)
+            all_nearest = [torch.empty_like(nearest) for _ in range(dist.get_world_size())]
+            all_anchors = [torch.empty_like(anchors) for _ in range(dist.get_world_size())]
+            dist.all_gather(all_nearest, nearest)
+            dist.all_gather(all_anchors, anchors.contiguous())
+            owner = torch.stack(all_nearest).argmin(dim=0)
+            anchors = torch.stack(all_anchors)[owner, torch.arange(len(owner), device=owner.device)]
+        share = counts.float() / counts.sum()
+        self.embed_prob.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
+        exponent = -self.embed_prob * self.codebook_size * ANCHOR_SHARPNESS / (1 - USAGE_DECAY)
+        weight = torch.exp(exponent - ANCHOR_EPSILON).unsqueeze(1)
+        self.embedding.weight.mul_(1 - weight).add_(anchors * weight)

@@ -1,0 +1,163 @@
+"""The whole pipeline on Fashion-MNIST: the repository's own scripts, one after the other.
+
+python -m quickstart.run
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.atomic import write_atomically
+from utils.errors import UserError, entry_point
+
+CONFIGS = Path("configs/fashion_mnist")
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...] = ()  # files whose change makes the step run again
+
+    def key(self) -> str:
+        """What the step would do: its command and the content of its inputs."""
+        digest = hashlib.sha256(json.dumps(self.command).encode())
+        for path in self.inputs:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
+    """All steps; each runs a script exactly as the README's ImageNet commands do."""
+    stage1, stage2, ar = (output / name for name in ("tokenizer_stage1", "tokenizer_stage2", "ar"))
+    tokenizer = str(stage2 / "model.safetensors")
+    samples, reference, classifier = output / "samples", output / "reference.npz", output / "classifier.safetensors"
+    configs = {name: CONFIGS / f"{name}.yaml" for name in ("tokenizer_stage1", "tokenizer_stage2", "ar")}
+
+    def train_tokenizer(name: str, folder: Path, *overrides: str) -> tuple[str, ...]:
+        return (
+            "train_tokenizer/train_tokenizer.py",
+            f"config={configs[name]}",
+            f"experiment.output_dir={folder}",
+            f"dataset.params.data_path={data}",
+            *overrides,
+        )
+
+    def pretokenize(split: str) -> tuple[str, ...]:
+        return (
+            "pretokenization.py",
+            *("--img_size", "32", "--batch_size", "256", "--num_workers", "0"),
+            *("--data_path", str(data), "--split", split, "--cached_path", str(output / f"cache_{split}")),
+            *("--tokenizer_config", str(configs["tokenizer_stage2"]), "--tokenizer_checkpoint", tokenizer),
+        )
+
+    ar_common = (f"config={configs['ar']}", f"experiment.tokenizer_checkpoint={tokenizer}")
+    fetch = ("-m", "dataset.fashion_mnist", "--output", str(data), *(("--source", str(source)) if source else ()))
+    return [
+        Step("data: Fashion-MNIST as an image folder", fetch),
+        Step(
+            "tokenizer, stage 1: causal decoder",
+            train_tokenizer("tokenizer_stage1", stage1),
+            (configs["tokenizer_stage1"],),
+        ),
+        Step(
+            "tokenizer, stage 2: bidirectional decoder",
+            train_tokenizer("tokenizer_stage2", stage2, f"experiment.init_from={stage1 / 'model.safetensors'}"),
+            (configs["tokenizer_stage2"], stage1 / "model.safetensors"),
+        ),
+        Step("tokens of the training split", pretokenize("train"), (stage2 / "model.safetensors",)),
+        Step("tokens of the validation split", pretokenize("val"), (stage2 / "model.safetensors",)),
+        Step(
+            "autoregressive model",
+            (
+                "train_ar.py",
+                *ar_common,
+                f"experiment.output_dir={ar}",
+                f"dataset.params.pretokenization={output / 'cache_train'}",
+                f"dataset.params.pretokenization_val={output / 'cache_val'}",
+            ),
+            (configs["ar"], output / "cache_train" / "metadata.json"),
+        ),
+        Step(
+            "samples",
+            (
+                "sample_imagenet.py",
+                *ar_common,
+                f"experiment.output_dir={samples}",
+                f"experiment.generator_checkpoint={ar / 'model.safetensors'}",
+            ),
+            (configs["ar"], ar / "model.safetensors"),
+        ),
+        Step(
+            "independent classifier, trained on the training split",
+            (
+                *("-m", "evaluation.train_classifier", "--data_path", str(data)),
+                *("--img_size", "32", "--output", str(classifier)),
+            ),
+        ),
+        Step(
+            "reference images of the validation split",
+            (
+                *("-m", "evaluation.make_reference", "--data_path", str(data), "--split", "val"),
+                *("--img_size", "32", "--output", str(reference)),
+            ),
+        ),
+        Step(
+            "evaluation",
+            (
+                *("guided-diffusion/evaluations/evaluator.py", str(reference), f"{samples}.npz"),
+                *("--classifier", str(classifier), "--json", str(output / "evaluation.json")),
+            ),
+            (ar / "model.safetensors", configs["ar"]),
+        ),
+        Step(
+            "report",
+            ("-m", "quickstart.report", "--data_path", str(data), "--output", str(output)),
+            (ar / "model.safetensors", configs["ar"]),
+        ),
+    ]
+
+
+def run_step(step: Step) -> None:
+    """Run in a process of its own, on this terminal. Raises UserError if it fails."""
+    process = subprocess.Popen([sys.executable, *step.command])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it received Ctrl-C as well, and saves what it has
+        raise UserError("interrupted; the same command goes on from here") from None
+    if code:
+        raise UserError(f"'{step.name}' ended with exit code {code}; once mended, the same command goes on from here")
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_path", type=Path, default=Path("data/fashion_mnist"))
+    parser.add_argument("--source", type=Path, help="folder with the four original Fashion-MNIST files")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
+    args = parser.parse_args()
+    steps = pipeline(args.data_path, args.output, args.source)
+    started = time.perf_counter()
+    for number, step in enumerate(steps, 1):
+        stamp = args.output / "steps" / f"{number:02d}.json"
+        label = f"[{number}/{len(steps)}] {step.name}"
+        key = step.key()
+        if stamp.is_file() and json.loads(stamp.read_text())["key"] == key and number < len(steps):
+            print(f"{label}: done before")
+            continue
+        print(f"\n{label}\n  python {' '.join(step.command)}", flush=True)
+        begun = time.perf_counter()
+        run_step(step)
+        record = {"name": step.name, "key": key, "seconds": round(time.perf_counter() - begun, 1)}
+        write_atomically(stamp, lambda f, record=record: f.write(json.dumps(record).encode()))
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
+
+
+if __name__ == "__main__":
+    main()

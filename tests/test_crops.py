@@ -1,0 +1,106 @@
+"""Crops, against torchvision and a direct transcription of ADM's rule."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from dataset.crops import center_crop, cut_views, random_crop, resize_center_crop, source_size
+from dataset.image_folder import list_images, read_rgb, to_uint8
+from utils.errors import UserError
+
+SIZES = [(40, 40), (64, 48), (48, 64), (200, 31), (31, 200), (9, 7), (400, 300)]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def adm_rule(image: Image.Image, size: int) -> np.ndarray:
+    """ADM's centre crop, transcribed with arrays for the last cut."""
+    while min(*image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=Image.BOX)
+    scale = size / min(*image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), resample=Image.BICUBIC)
+    array = np.array(image)
+    y, x = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
+    return array[y : y + size, x : x + size]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_center_crop_is_adms(size):
+    image = picture(*size)
+    assert (np.array(center_crop(image, 20)) == adm_rule(image, 20)).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ten_crop_is_torchvisions(size):
+    side = source_size(30, ten_crop=True)
+    assert side == 33
+    crop = center_crop(picture(*size), side)
+    expected = torch.stack([to_uint8(c) for c in transforms.TenCrop(30)(crop)])
+    assert torch.equal(cut_views(to_uint8(crop)[None], 30, ten_crop=True)[0], expected)
+
+
+def test_published_ten_crop_geometry():
+    assert source_size(256, ten_crop=True) == 281
+    image = torch.arange(281 * 281).reshape(1, 1, 281, 281)
+    views = cut_views(image, 256, ten_crop=True)[0, :, 0]
+    corners = [int(v[0, 0]) for v in views]
+    assert corners[:5] == [0, 25, 25 * 281, 25 * 281 + 25, 12 * 281 + 12]  # 12.5 rounds half to even
+    assert all(torch.equal(views[5 + i], views[i].flip(-1)) for i in range(5))
+
+
+def test_two_views_without_ten_crop():
+    image = to_uint8(picture(20, 20))[None]
+    views = cut_views(image, 20, ten_crop=False)
+    assert views.shape == (1, 2, 3, 20, 20)
+    assert torch.equal(views[0, 0], image[0]) and torch.equal(views[0, 1], image[0].flip(-1))
+
+
+def test_training_crop():
+    image = picture(60, 40)
+    whole = transforms.functional.resize(image, 20)
+    assert whole.size == (30, 20)
+    for u, left in ((0.0, 0), (0.999, 10)):
+        crop = random_crop(image, 20, (0.5, u, 0.9), flip=True)
+        assert (np.array(crop) == np.array(whole)[:, left : left + 20]).all()
+        mirrored = random_crop(image, 20, (0.5, u, 0.1), flip=True)
+        assert (np.array(mirrored) == np.array(crop)[:, ::-1]).all()
+    assert resize_center_crop(image, 20).size == (20, 20)
+
+
+def test_every_mode_decodes_to_rgb(tmp_path):
+    for mode in ("L", "CMYK", "P", "RGBA", "1", "I;16"):
+        path = tmp_path / f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.new(mode, (8, 8)).save(path)
+        assert read_rgb(path).mode == "RGB"
+    misnamed = tmp_path / "misnamed.JPEG"  # as one of ImageNet's
+    Image.new("RGB", (8, 8)).save(misnamed, format="PNG")
+    assert read_rgb(misnamed).size == (8, 8)
+
+
+def test_listing(tmp_path):
+    for name in ("b/2.png", "b/1.JPEG", "a/deep/er/3.png", "a/notes.txt"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    images = list_images(tmp_path, "train")
+    assert images.classes == ("a", "b")
+    assert images.paths == ("a/deep/er/3.png", "b/1.JPEG", "b/2.png")
+    assert images.labels.tolist() == [0, 1, 1]
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(UserError, match=r"not found: .*expected .*<class>/<image>"):
+        list_images(tmp_path / "nowhere", "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        list_images(tmp_path, "tarin")
+    with pytest.raises(UserError, match="no class folders"):
+        list_images(tmp_path, "train")
+    (tmp_path / "train" / "a").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        list_images(tmp_path, "train")

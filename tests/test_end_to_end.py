@@ -1,0 +1,231 @@
+"""The scripts as a user runs them: subprocesses, overrides, one process and two under torchrun."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dataset.crops import center_crop, cut_views
+from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
+from dataset.token_cache import open_token_cache
+from modeling.build import load_tokenizer
+from tests import toy
+from tests.conftest import ROOT
+from utils.config import compose, read_yaml
+from utils.schema import TokenizerArchitecture
+from utils.tracking import read_log
+
+
+def run(*command: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a script of the repository; torchrun for more than one process."""
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        [*launcher, *map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+class Pipeline:
+    """All steps at toy size in one folder, with the given number of processes."""
+
+    def __init__(self, folder: Path, images: Path, processes: int):
+        self.folder = folder
+        self.images = images
+        self.processes = processes
+        self.ar_config = toy.write_ar_config(folder / "ar.yaml", per_gpu_batch_size=8 // processes)
+        for stage in (1, 2):
+            toy.write_tokenizer_config(folder / f"stage{stage}.yaml", stage, per_gpu_batch_size=8 // processes)
+
+    def train_tokenizer(self, stage: int, *overrides: str) -> None:
+        run(
+            "train_tokenizer/train_tokenizer.py",
+            f"config={self.folder / f'stage{stage}.yaml'}",
+            f"experiment.output_dir={self.folder / f'stage{stage}'}",
+            f"dataset.params.data_path={self.images}",
+            *overrides,
+            processes=self.processes,
+        )
+
+    def pretokenize(self, tokenizer: Path, cache: Path, *flags: str, **options) -> subprocess.CompletedProcess:
+        return run(
+            "pretokenization.py",
+            *("--img_size", toy.IMAGE_SIZE, "--batch_size", 5, "--num_workers", 0, "--data_path", self.images),
+            *("--tokenizer_config", self.folder / "stage2.yaml", "--tokenizer_checkpoint", tokenizer),
+            *("--cached_path", cache, *flags),
+            processes=self.processes,
+            **options,
+        )
+
+    def train_ar(self, cache: Path, tokenizer: Path, *overrides: str) -> None:
+        run(
+            "train_ar.py",
+            f"config={self.ar_config}",
+            f"experiment.output_dir={self.folder / 'ar'}",
+            f"dataset.params.pretokenization={cache}",
+            f"dataset.params.pretokenization_val={cache}",
+            f"experiment.tokenizer_checkpoint={tokenizer}",
+            *overrides,
+            processes=self.processes,
+        )
+
+    def sample(self, generator: Path, tokenizer: Path, name: str, *overrides: str, **options):
+        return run(
+            "sample_imagenet.py",
+            f"config={self.ar_config}",
+            f"experiment.output_dir={self.folder / name}",
+            f"experiment.generator_checkpoint={generator}",
+            f"experiment.tokenizer_checkpoint={tokenizer}",
+            *overrides,
+            processes=self.processes,
+            **options,
+        )
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> Pipeline:
+    """The whole pipeline by one process."""
+    folder = tmp_path_factory.mktemp("single")
+    pipeline = Pipeline(folder, toy.write_images(folder / "images"), processes=1)
+    pipeline.train_tokenizer(1)
+    pipeline.train_tokenizer(2, f"experiment.init_from={folder / 'stage1' / 'model.safetensors'}")
+    tokenizer = folder / "stage2" / "pytorch_model.bin"
+    pipeline.pretokenize(tokenizer, folder / "cache", "--ten_crop")
+    pipeline.train_ar(folder / "cache", tokenizer)
+    pipeline.sample(folder / "ar" / "pytorch_model.bin", tokenizer, "samples", "sampling.save_png=true")
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def double(single, tmp_path_factory) -> Pipeline:
+    """The same by two processes with half the batch each; codes and samples from the same weights."""
+    folder = tmp_path_factory.mktemp("double")
+    pipeline = Pipeline(folder, single.images, processes=2)
+    pipeline.train_tokenizer(1)
+    tokenizer = single.folder / "stage2" / "pytorch_model.bin"
+    pipeline.pretokenize(tokenizer, folder / "cache", "--ten_crop")
+    pipeline.train_ar(folder / "cache", tokenizer)
+    pipeline.sample(
+        single.folder / "ar" / "model.safetensors", tokenizer, "samples", "sampling.batch_size=3"
+    )
+    return pipeline
+
+
+def test_every_step_leaves_its_results(single):
+    for name, images in (("stage1", True), ("stage2", True), ("ar", True)):
+        folder = single.folder / name
+        for file in ("pytorch_model.bin", "model.safetensors", "config.yaml", "metrics.jsonl", "curves.png"):
+            assert (folder / file).is_file(), f"{name}/{file}"
+        assert list((folder / "previews").glob("*.png"))
+    assert "val_psnr" in read_log(single.folder / "stage2")[-1]
+    assert any("val_loss" in row for row in read_log(single.folder / "ar"))
+
+
+def test_cached_codes_are_the_tokenizers(single):
+    images = list_images(single.images, "train")
+    cache = open_token_cache(single.folder / "cache")
+    config = compose(TokenizerArchitecture, read_yaml(single.folder / "stage2.yaml"), [], "")
+    tokenizer = load_tokenizer(config.model.vq_model, single.folder / "stage2" / "pytorch_model.bin")
+    assert len(cache) == len(images) and cache.labels.tolist() == images.labels.tolist()
+    assert (cache.folder / "paths.txt").read_text().splitlines() == list(images.paths)
+    for i in (0, 17, len(images) - 1):
+        crop = to_uint8(center_crop(read_rgb(images.root / images.paths[i]), int(1.1 * toy.IMAGE_SIZE)))
+        codes = tokenizer.encode(to_float(cut_views(crop[None], toy.IMAGE_SIZE, True)[0]))
+        assert (np.stack([cache.codes(i, v) for v in range(10)]) == codes.numpy()).all()
+
+
+def test_samples_are_adms_format(single):
+    with np.load(single.folder / "samples.npz", allow_pickle=False) as arrays:
+        images, labels = arrays["arr_0"], arrays["arr_1"]
+    assert images.shape == (10, toy.IMAGE_SIZE, toy.IMAGE_SIZE, 3) and images.dtype == np.uint8
+    assert labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert (np.array(read_rgb(single.folder / "samples" / "000007.png")) == images[7]).all()
+    assert len(np.unique(images.reshape(10, -1), axis=0)) > 1
+
+
+def test_evaluator_prints_adms_lines(single):
+    classifier, reference = single.folder / "classifier.safetensors", single.folder / "reference.npz"
+    size = ("--img_size", toy.IMAGE_SIZE)
+    run("-m", "evaluation.train_classifier", "--data_path", single.images, *size, "--output", classifier)
+    run("-m", "evaluation.make_reference", "--data_path", single.images, *size, "--output", reference)
+    evaluator = "guided-diffusion/evaluations/evaluator.py"
+    result = run(evaluator, reference, single.folder / "samples.npz", "--classifier", classifier)
+    names = [line.split(": ")[0] for line in result.stdout.strip().splitlines()[-5:]]
+    assert names == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
+    same = run(evaluator, reference, reference, "--classifier", classifier).stdout
+    values = dict(line.split(": ") for line in same.strip().splitlines()[-5:])
+    assert abs(float(values["FID"])) < 1e-3 and float(values["Precision"]) == 1.0
+
+
+def test_finished_steps_are_not_done_again(single):
+    before = {p: p.stat().st_mtime_ns for p in single.folder.rglob("*") if p.name in ("model.safetensors", "00000.npy")}
+    tokenizer = single.folder / "stage2" / "pytorch_model.bin"
+    result = single.pretokenize(tokenizer, single.folder / "cache", "--ten_crop")
+    assert "is complete" in result.stdout
+    assert "is complete" in single.sample(single.folder / "ar" / "pytorch_model.bin", tokenizer, "samples").stdout
+    single.train_tokenizer(1)
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+
+
+def test_other_settings_are_refused_not_mixed(single):
+    result = single.pretokenize(
+        single.folder / "stage2" / "pytorch_model.bin", single.folder / "cache", check=False
+    )
+    assert result.returncode == 2 and "holds another cache: num_views is 10 there, 2 now" in result.stderr
+    result = single.sample(
+        single.folder / "ar" / "pytorch_model.bin",
+        single.folder / "stage2" / "pytorch_model.bin",
+        "samples",
+        "model.generator.seed=1",
+        check=False,
+    )
+    assert result.returncode == 2 and "seed 42, now it is 1" in result.stderr
+
+
+def test_two_processes_cache_the_same_bytes(single, double):
+    for name in ("codes/00000.npy", "labels.npy", "paths.txt", "metadata.json"):
+        assert (single.folder / "cache" / name).read_bytes() == (double.folder / "cache" / name).read_bytes()
+
+
+def test_two_processes_draw_the_same_images(single, double):
+    one, two = (np.load(p.folder / "samples.npz", allow_pickle=False)["arr_0"] for p in (single, double))
+    assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
+
+
+def test_two_processes_train_like_one(single, double):
+    """The same global batches: the first logged losses agree to float32 rounding."""
+    for name, tolerance in (("stage1", 1e-4), ("ar", 0.1)):  # dropout differs between ranks in ar
+        one, two = ([r["loss"] for r in read_log(p.folder / name) if "loss" in r] for p in (single, double))
+        np.testing.assert_allclose(one[0], two[0], rtol=tolerance)
+    one, two = (
+        torch.load(p.folder / "stage1" / "pytorch_model.bin", weights_only=True) for p in (single, double)
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], atol=5e-3, rtol=0.05)
+
+
+def test_rank_errors_reach_the_user(single):
+    config = yaml.safe_load(single.ar_config.read_text())
+    config["training"]["max_train_step"] = 3
+    bad = single.folder / "bad.yaml"
+    bad.write_text(yaml.safe_dump(config))
+    result = run("train_ar.py", f"config={bad}", "experiment.output_dir=unused", check=False)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"error: unknown configuration key 'training.max_train_step' in {bad};"
+        " did you mean 'training.max_train_steps'?"
+    )
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,112 @@
+"""What must hold of the generator and the sampler whatever the weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling.generator import AliTokGenerator, GeneratorConfig
+from modeling.rope import rotary_table
+from modeling.sampler import draw, image_noise, sample_codes
+from tests import toy
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_the_full_forward():
+    model = toy.generator()
+    codes = torch.randint(0, toy.CODEBOOK_SIZE, (3, toy.NUM_CODES))
+    classes = torch.tensor([0, 3, model.num_classes])
+    full = model(codes[:, :-1], classes)
+    state = model.start(classes)
+    for t in range(toy.NUM_CODES):
+        step = model.step(state, None if t == 0 else codes[:, t - 1])
+        torch.testing.assert_close(step, full[:, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_logits_depend_on_the_past_only():
+    model = toy.generator()
+    codes = torch.randint(0, toy.CODEBOOK_SIZE, (1, toy.NUM_CODES))
+    classes = torch.tensor([1])
+    before = model(codes, classes)
+    for j in range(toy.NUM_CODES):
+        other = codes.clone()
+        other[0, j] = (other[0, j] + 1) % toy.CODEBOOK_SIZE
+        changed = (model(other, classes) - before).abs().amax(-1)[0]
+        assert (changed[: j + 1] == 0).all()
+        assert (changed[j + 1 :] > 0).all()
+
+
+def test_rotary_table():
+    a, g, width = 17, 16, 48
+    table = rotary_table(a, g, width)
+    assert table.shape == (1 + a + g * g, width // 2, 2)
+    assert (table[0] == 0).all()
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    np.testing.assert_allclose(table[1 + 5, :, 0], np.cos(5 * frequencies), atol=1e-6)
+    half = 10000.0 ** (-np.arange(0, width // 2, 2) / (width // 2))
+    row, column = 3, 11
+    angles = np.concatenate([(a + row) * half, (a + column) * half])
+    np.testing.assert_allclose(table[1 + a + row * g + column, :, 1], np.sin(angles), atol=1e-5)
+
+
+def test_class_dropout_uses_the_no_class_row():
+    model = toy.generator(class_label_dropout=1.0, dropout=0.0, attn_drop=0.0, tok_dropout=0.0)
+    codes = torch.randint(0, toy.CODEBOOK_SIZE, (2, toy.NUM_CODES))
+    dropped = model.train()(codes, torch.tensor([0, 1]))
+    without = model.eval()(codes, torch.tensor([model.num_classes] * 2))
+    torch.testing.assert_close(dropped, without)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    grads = []
+    for use_checkpoint in (False, True):
+        model = toy.generator(use_checkpoint=use_checkpoint).train()
+        torch.manual_seed(1)
+        codes = torch.randint(0, toy.CODEBOOK_SIZE, (2, toy.NUM_CODES))
+        model.loss(codes, torch.tensor([0, 1]))[0].backward()
+        grads.append(model.embeddings.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_initial_loss_is_that_of_a_uniform_guess():
+    torch.manual_seed(0)
+    model = AliTokGenerator(
+        GeneratorConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_seq_len=7, codebook_size=50)
+    )
+    loss, _ = model.loss(torch.randint(0, 50, (2, 7)), torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx(np.log(50), abs=1e-5)
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    n = 200_000
+    uniform = image_noise(0, [0], n)[0]
+    codes = draw(logits.expand(n, -1), uniform)
+    frequencies = torch.bincount(codes, minlength=4) / n
+    torch.testing.assert_close(frequencies, logits.softmax(0), atol=0.005, rtol=0)
+
+
+def test_noise_belongs_to_the_image():
+    together = image_noise(7, range(6), 5)
+    assert torch.equal(image_noise(7, [4, 2], 5), together[[4, 2]])
+    assert not torch.equal(image_noise(8, range(6), 5), together)
+    assert len(together.unique()) == together.numel()
+
+
+@pytest.mark.parametrize("scale", [0.0, 4.0])
+def test_samples_do_not_depend_on_the_batch(scale):
+    model = toy.generator()
+    ids = range(10)
+    classes = torch.tensor([i % toy.NUM_CLASSES for i in ids])
+    noise = image_noise(3, ids, toy.NUM_CODES)
+    together = sample_codes(model, classes, noise, scale=scale, power=1.0)
+    apart = [sample_codes(model, classes[i : i + 3], noise[i : i + 3], scale=scale, power=1.0) for i in (0, 3, 6, 9)]
+    assert torch.equal(together, torch.cat(apart))
+
+
+def test_zero_scale_equals_scale_one():
+    """No guidance and a scale of 1 are the same distribution."""
+    model = toy.generator()
+    classes, noise = torch.tensor([0, 1, 2]), image_noise(0, range(3), toy.NUM_CODES)
+    unguided = sample_codes(model, classes, noise, scale=0.0, power=1.0)
+    assert torch.equal(unguided, sample_codes(model, classes, noise, scale=1.0, power=1.0))

@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from tests.conftest import PARITY
+from train_tokenizer.phases import PhaseSchedule
+from utils.errors import UserError
+from utils.lr_schedule import warmup_cosine
+from utils.schema import Phase
+
+
+def test_generator_schedule_matches_the_published_one():
+    expected = json.loads((PARITY / "lr_schedule.json").read_text())["lr_schedule_alitok_b"]
+    for step, rate in expected.items():
+        ours = warmup_cosine(int(step), base=4e-4, end=1e-5, warmup_steps=62_500, total_steps=500_000)
+        assert ours == pytest.approx(rate, rel=1e-12)
+
+
+def test_phases_follow_each_other_and_warm_up_once():
+    phases = [
+        Phase("a", 10, 1e-3, None, "constant"),
+        Phase("b", 20, 1e-3, 1e-4, "linear"),
+        Phase("c", 5, 1e-4, 1e-5, "cosine"),
+    ]
+    schedule = PhaseSchedule(phases, warmup_steps=4)
+    assert schedule.total_steps == 35
+    assert [schedule.at(s)[0].name for s in (0, 9, 10, 29, 30, 34)] == list("aabbcc")
+    assert [schedule.learning_rate(s) for s in range(5)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    assert schedule.learning_rate(20) == pytest.approx(5.5e-4)
+    rates = [schedule.learning_rate(s) for s in range(10, 35)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_bad_phases_are_refused():
+    with pytest.raises(UserError, match="no phases"):
+        PhaseSchedule([], 0)
+    with pytest.raises(UserError, match="shape 'cosin'"):
+        PhaseSchedule([Phase("a", 1, 1e-3, None, "cosin")], 0)

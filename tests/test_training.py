@@ -1,0 +1,243 @@
+"""Both trainings in this process: exact resume, what is frozen, what a step does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.sampler import ShuffledBatches
+from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
+from tests import toy
+from train_generator.trainer import GeneratorTrainer, parameter_groups
+from train_tokenizer.trainer import TokenizerTrainer
+from utils.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
+from utils.config import load_config
+from utils.errors import UserError
+from utils.schema import ARConfig, TokenizerConfig
+from utils.tracking import read_log
+from utils.weights import read_state_dict
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    return toy.write_images(tmp_path / "images")
+
+
+def tokenizer_trainer(tmp_path: Path, name: str, stage: int, *overrides: str) -> TokenizerTrainer:
+    config = load_config(
+        TokenizerConfig,
+        "",
+        [
+            f"config={toy.write_tokenizer_config(tmp_path / f'stage{stage}.yaml', stage)}",
+            f"dataset.params.data_path={tmp_path / 'images'}",
+            f"experiment.output_dir={tmp_path / name}",
+            *overrides,
+        ],
+    )
+    return TokenizerTrainer(config)
+
+
+def make_cache(folder: Path, num_images: int = 24) -> Path:
+    rng = np.random.default_rng(0)
+    metadata = CacheMetadata(
+        num_images=num_images,
+        num_views=2,
+        num_codes=toy.NUM_CODES,
+        codebook_size=toy.CODEBOOK_SIZE,
+        image_size=toy.IMAGE_SIZE,
+        crop="center_and_flip",
+        split="train",
+        precision="fp32",
+        tokenizer_sha256="none",
+        classes=tuple("abcd"),
+        shard_size=10,
+    )
+    begin_cache(folder, metadata)
+    labels = np.arange(num_images) % 4
+    for shard in range(metadata.num_shards):
+        chosen = labels[list(metadata.shard_range(shard))]
+        codes = rng.integers(0, 8, (len(chosen), 2, toy.NUM_CODES)) + 8 * chosen[:, None, None]
+        write_shard(folder, shard, codes)
+    finish_cache(folder, metadata, labels, tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels)))
+    return folder
+
+
+def generator_trainer(tmp_path: Path, name: str, *overrides: str) -> GeneratorTrainer:
+    cache = tmp_path / "cache"
+    if not cache.exists():
+        make_cache(cache)
+    config = load_config(
+        ARConfig,
+        "",
+        [
+            f"config={toy.write_ar_config(tmp_path / 'ar.yaml', use_ema=True)}",
+            f"dataset.params.pretokenization={cache}",
+            f"dataset.params.pretokenization_val={cache}",
+            f"experiment.output_dir={tmp_path / name}",
+            "experiment.tokenizer_checkpoint=none",
+            *overrides,
+        ],
+    )
+    return GeneratorTrainer(config)
+
+
+def assert_equal_checkpoints(a: Path, b: Path) -> None:
+    assert a.name == b.name
+    for name in ("model", "discriminator", "ema"):
+        if (a / f"{name}.safetensors").is_file():
+            one, two = (load_checkpoint_weights(folder, name) for folder in (a, b))
+            assert all(torch.equal(v, two[k]) for k, v in one.items())
+
+
+def interrupted(build, stop_at: int):
+    """Train to `stop_at`, drop everything but the checkpoint, and train to the end."""
+    first = build("parts", "experiment.resume=auto")
+    total, first.total_steps = first.total_steps, stop_at
+    first.run()
+    (first.output_dir / "model.safetensors").unlink()
+    second = build("parts", "experiment.resume=auto")
+    assert second.step == stop_at and second.total_steps == total
+    second.run()
+    return second
+
+
+@pytest.mark.parametrize("stop_at", [3, 7])  # before and within the GAN phase
+def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
+    whole = tokenizer_trainer(tmp_path, "whole", 1)
+    whole.run()
+    parts = interrupted(lambda *a: tokenizer_trainer(tmp_path, a[0], 1, *a[1:]), stop_at)
+    assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
+    assert [r["loss"] for r in read_log(whole.output_dir) if "loss" in r]
+
+
+def test_generator_training_resumes_bit_for_bit(tmp_path):
+    whole = generator_trainer(tmp_path, "whole")
+    whole.run()
+    parts = interrupted(lambda *a: generator_trainer(tmp_path, *a), 3)
+    assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
+
+
+def test_generator_learns_and_exports_its_average(tmp_path):
+    trainer = generator_trainer(tmp_path, "run", "training.max_train_steps=40", "optimizer.params.learning_rate=1e-2")
+    trainer.run()
+    losses = [r["val_loss"] for r in read_log(trainer.output_dir) if "val_loss" in r]
+    assert losses[-1] < losses[0]
+    exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
+    assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
+    assert (trainer.output_dir / "curves.png").is_file()
+
+
+def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
+    stage1 = tokenizer_trainer(tmp_path, "stage1", 1)
+    stage1.run()
+    stage2 = tokenizer_trainer(
+        tmp_path, "stage2", 2, f"experiment.init_from={stage1.output_dir / 'model.safetensors'}"
+    )
+    before = {k: v.clone() for k, v in stage2.tokenizer.decoder.state_dict().items()}
+    stage2.run()
+    one, two = (read_state_dict(t.output_dir / "pytorch_model.bin") for t in (stage1, stage2))
+    frozen = [k for k in one if k.startswith(("encoder.", "quantize.", "latent_tokens"))]
+    assert frozen and all(torch.equal(one[k], two[k]) for k in frozen)
+    changed = [k for k, v in before.items() if not torch.equal(v, two[f"decoder.{k}"])]
+    assert len(changed) == len(before)
+    assert not any(k.startswith("decoder.ffn_aux") for k in two)
+    with pytest.raises(UserError, match="init_from"):
+        tokenizer_trainer(tmp_path, "without", 2)
+
+
+def test_gan_steps_alternate(tmp_path, images):
+    trainer = tokenizer_trainer(tmp_path, "run", 1)
+    trainer.step = 6  # the first step of the GAN phase
+    batch = torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+
+    def moved(model, before) -> bool:
+        return any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+    for turn in ("generator", "discriminator", "generator"):
+        before = [[p.clone() for p in m.parameters()] for m in (trainer.tokenizer, trainer.discriminator)]
+        usage = trainer.tokenizer.quantize.embed_prob.clone()
+        trainer.train_step([batch])
+        assert moved(trainer.tokenizer, before[0]) == (turn == "generator")
+        assert moved(trainer.discriminator, before[1]) == (turn == "discriminator")
+        assert torch.equal(usage, trainer.tokenizer.quantize.embed_prob) == (turn == "discriminator")
+
+
+def test_accumulation_equals_the_large_batch(tmp_path):
+    """Dropout off: the two differ in how random numbers fall otherwise."""
+    off = [f"model.generator.{k}=0" for k in ("dropout", "attn_drop", "tok_dropout", "class_label_dropout")]
+    results = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        trainer = generator_trainer(
+            tmp_path,
+            f"run{batch}",
+            f"training.per_gpu_batch_size={batch}",
+            f"training.gradient_accumulation_steps={accumulation}",
+            *off,
+        )
+        trainer.run()
+        results.append(trainer.generator.state_dict())
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, results[1][key], atol=1e-5, rtol=1e-4)
+
+
+def test_a_bad_gradient_is_skipped(tmp_path):
+    trainer = generator_trainer(tmp_path, "run")
+    codes, class_ids = torch.zeros(2, toy.NUM_CODES, dtype=torch.int64), torch.tensor([0, 1])
+    before = [p.clone() for p in trainer.generator.parameters()]
+    hook = trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan"))
+    trainer.step = 5
+    for _ in range(3):
+        trainer.train_step([(codes, class_ids)])
+    assert trainer.guard.skipped == 3
+    assert all(torch.equal(p, q) for p, q in zip(trainer.generator.parameters(), before, strict=True))
+    with pytest.raises(UserError, match="no finite gradient"):
+        for _ in range(20):
+            trainer.train_step([(codes, class_ids)])
+    hook.remove()
+
+
+def test_weight_decay_is_for_matrices_only():
+    model = toy.generator()
+    decayed, plain = parameter_groups(model, 0.03)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed_names = {names[id(p)] for p in decayed["params"]}
+    assert decayed["weight_decay"] == 0.03 and plain["weight_decay"] == 0.0
+    assert {"output.weight", "blocks.0.attn.qkv.weight", "blocks.1.mlp.w2.weight"} <= decayed_names
+    assert not any("norm" in n or n.endswith("bias") or n.startswith("embeddings") for n in decayed_names)
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(UserError, match="codebook size 32 there, 16 in the configuration"):
+        generator_trainer(tmp_path, "run", "model.vq_model.codebook_size=16")
+    with pytest.raises(UserError, match="classes 4 there, 3 in the configuration"):
+        generator_trainer(tmp_path, "run", "model.generator.condition_num_classes=3")
+
+
+def test_batches_are_a_function_of_the_step():
+    def batches(batch_size=4, rank=0, world_size=1, start=0, stop=6):
+        sampler = ShuffledBatches(10, batch_size, seed=1, rank=rank, world_size=world_size, start=start, stop=stop)
+        return [indices.tolist() for indices, _ in sampler]
+
+    whole = batches()
+    assert batches(start=3) == whole[3:]
+    halves = [batches(2, rank, 2) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    seen = sum(whole, [])
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"model": {"w": torch.tensor([float(step)])}}, {}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+    (tmp_path / "checkpoints" / "step_00000004.part").mkdir()
+    (tmp_path / "checkpoints" / "step_00000005").mkdir()
+    newest = find_resume("auto", tmp_path)
+    assert newest.name == "step_00000003"
+    assert load_checkpoint_weights(newest, "model")["w"] == 3
+    assert find_resume(False, tmp_path) is None
+    with pytest.raises(UserError, match="no checkpoint folder"):
+        find_resume(str(tmp_path / "nowhere"), tmp_path)

@@ -1,0 +1,24 @@
+"""Train stage 1 or stage 2 of the tokenizer.
+
+torchrun --nproc_per_node=8 train_tokenizer/train_tokenizer.py config=configs/tokenizer_stage1.yaml
+"""
+
+import sys
+from pathlib import Path
+
+# The folder of this script has this script's name: the repository must come in its place.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from train_tokenizer.trainer import TokenizerTrainer  # noqa: E402
+from utils.config import load_config  # noqa: E402
+from utils.errors import entry_point  # noqa: E402
+from utils.schema import TokenizerConfig  # noqa: E402
+
+
+@entry_point
+def main() -> None:
+    TokenizerTrainer(load_config(TokenizerConfig, __doc__)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Training checkpoints: written whole or not at all, found again after a crash.
+
+OUTPUT/checkpoints/step_00001000/model.safetensors       weights (of the model being trained)
+                                 ema.safetensors         moving average, if there is one
+                                 training_state.pt       everything else a resumed run needs
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.weights import read_state_dict
+
+STATE_FILE = "training_state.pt"
+
+
+def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
+    return Path(output_dir) / "checkpoints" / f"step_{step:08d}"
+
+
+def save_checkpoint(
+    output_dir: str | Path, step: int, weights: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+) -> Path:
+    """Write the checkpoint of `step`, then remove all but the `keep` newest.
+
+    weights: file stem -> state dict; state: tensors, numbers, strings and containers of them.
+    A kill at any instant leaves the previous checkpoint, or this one, complete.
+    """
+    folder = checkpoint_folder(output_dir, step)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, tensors in weights.items():
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        safetensors.torch.save_file(plain, part / f"{name}.safetensors")
+    torch.save({**state, "step": step}, part / STATE_FILE)
+    for path in part.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():  # a run that was resumed from an earlier step comes here again
+        shutil.rmtree(folder)
+    os.replace(part, folder)
+    for old in list_checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = (Path(output_dir) / "checkpoints").glob("step_*")
+    return sorted(p for p in found if re.fullmatch(r"step_\d{8}", p.name) and (p / STATE_FILE).is_file())
+
+
+def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
+    """The checkpoint that `experiment.resume` names: auto | PATH | false.
+
+    `auto` is the newest one in `output_dir`, or None for a fresh start.
+    """
+    if resume in (None, False, "false", "no", ""):
+        return None
+    if resume in (True, "auto", "true"):
+        found = list_checkpoints(output_dir)
+        return found[-1] if found else None
+    path = Path(str(resume))
+    if not (path / STATE_FILE).is_file():
+        raise UserError(f"experiment.resume: {path} is no checkpoint folder (it has no {STATE_FILE})")
+    return path
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    try:
+        return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{folder / STATE_FILE} is damaged ({str(error).splitlines()[0]}); remove {folder}") from error
+
+
+def load_checkpoint_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    return read_state_dict(folder / f"{name}.safetensors")

@@ -1,0 +1,122 @@
+"""One configuration system: a dataclass schema, a YAML file and dotted overrides, in that order.
+
+python train_ar.py config=configs/alitok_b.yaml training.per_gpu_batch_size=64
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+import modeling.build  # noqa: F401  (registers the models)
+from modeling.interfaces import GENERATORS, TOKENIZERS
+from utils.errors import UserError, nearest
+
+MODEL_SECTIONS = {"vq_model": TOKENIZERS, "generator": GENERATORS}
+
+
+def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key in node:
+        keys.append(f"{prefix}{key}")
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            value = node[key]
+            keys += _dotted_keys(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else []
+    return keys
+
+
+def _explain(error: OmegaConfBaseException, schema: DictConfig, source: str) -> UserError:
+    key = error.full_key or ""
+    if "not in" in str(error):  # an unknown key: name the closest one of its section, or of all
+        section, _, leaf = key.rpartition(".")
+        known = _dotted_keys(schema)
+        siblings = [k for k in known if k.rpartition(".")[0] == section]
+        fields = getattr(error.object_type, "__dataclass_fields__", {})
+        hint = nearest(key, siblings) or nearest(leaf, fields) or nearest(key, known)
+        return UserError(f"unknown configuration key '{key}' in {source}{hint}")
+    return UserError(f"configuration key '{key}' in {source}: {str(error).splitlines()[0]}")
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    path = Path(path)
+    if not path.is_file():
+        hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
+        raise UserError(f"configuration file not found: {path}{hint}")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} holds no mapping of keys")
+    return loaded
+
+
+def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig:
+    """The schema with the configurations of the named registered models in `model`."""
+    schema = OmegaConf.structured(schema_class)
+    for section, registry in MODEL_SECTIONS.items():
+        if section in schema.model:
+            schema.model[section] = OmegaConf.structured(registry.config_class(names.get(section) or "alitok"))
+    return schema
+
+
+def compose(schema_class: type, given: DictConfig, overrides: list[str], source: str) -> DictConfig:
+    """Schema defaults, then `given`, then `overrides` ("dotted.key=value"), checked and typed.
+
+    Where the schema has `model.vq_model` or `model.generator`, the registered model that their
+    `name` stands for decides which keys they have. Raises UserError.
+    """
+    names = {}
+    for section in MODEL_SECTIONS:
+        key = f"model.{section}.name"
+        chosen = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
+        names[section] = chosen[-1] if chosen else OmegaConf.select(given, key)
+    schema = _full_schema(schema_class, names)
+    try:
+        config = OmegaConf.merge(schema, given)
+    except OmegaConfBaseException as error:
+        raise _explain(error, schema, source) from error
+    for item in overrides:
+        key, _, value = item.partition("=")
+        try:
+            parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+            if isinstance(OmegaConf.select(config, key), ListConfig | DictConfig) and parsed is None:
+                raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
+            OmegaConf.update(config, key, parsed, merge=True)
+        except OmegaConfBaseException as error:
+            raise _explain(error, schema, "the command line") from error
+        except (YAMLError, ValueError, IndexError, TypeError) as error:
+            raise UserError(f"cannot read the override '{item}' ({str(error).splitlines()[0]})") from error
+    unset = sorted(OmegaConf.missing_keys(config))
+    if unset:
+        raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
+    return config
+
+
+def load_config(schema_class: type, description: str, argv: list[str] | None = None) -> Any:
+    """Read the command line of a script: `config=FILE` and `dotted.key=value` overrides.
+
+    Returns an instance of `schema_class`. `--help` prints every key with its default and exits.
+    Raises UserError with one line for anything wrong.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(f"{description}\n\nusage: config=FILE.yaml [dotted.key=value ...]\n")
+        print("Keys and their defaults; the files in configs/ explain each:\n")
+        print(OmegaConf.to_yaml(_full_schema(schema_class, {})))
+        sys.exit(0)
+    path, overrides = None, []
+    for item in argv:
+        key, equals, value = item.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise UserError(f"cannot read the argument '{item}': expected config=FILE or dotted.key=value")
+        if key == "config":
+            path = value
+        else:
+            overrides.append(item)
+    if path is None:
+        raise UserError("no configuration: start with config=FILE, for instance config=configs/alitok_b.yaml")
+    return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))

@@ -1,0 +1,37 @@
+"""Errors for the person at the terminal: one line, exit code 2, no stack trace."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the choice most like `word`, or an empty string."""
+    found = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def entry_point(main: Callable[..., None]) -> Callable[..., None]:
+    """Turn a `UserError` into one line on stderr and exit code 2.
+
+    Each process of a launch reports for itself: the fault may be on one machine only.
+    """
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            rank = os.environ.get("RANK", "0")
+            where = f"[rank {rank}] " if rank != "0" else ""
+            print(f"{where}error: {error}", file=sys.stderr, flush=True)
+            # A peer may be waiting in a collective; the launcher ends it when this process fails.
+            sys.exit(2)
+
+    return run

@@ -1,0 +1,45 @@
+"""Image grids, and the published conversion of floats to bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """(..., 3, H, W) in [0, 1] -> uint8 (..., H, W, 3), truncated as the published sampler does.
+
+    Rounding would be more exact; published FIDs carry the truncation.
+    """
+    return (images.clamp(0, 1) * 255).to(torch.uint8).movedim(-3, -1)
+
+
+def grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
+    """(n, 3, H, W) in [0, 1] -> one picture of `columns` a row, each pixel `scale` wide."""
+    sheet = make_grid(images.float().cpu().clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
+    picture = Image.fromarray(to_bytes(sheet).numpy())
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def preview_scale(image_size: int) -> int:
+    """Small images are drawn larger, so that a person sees them."""
+    return max(1, 96 // image_size)
+
+
+def labelled_rows(picture: Image.Image, labels: Sequence[str], margin: int = 110) -> Image.Image:
+    """Write one label left of each of `picture`'s equally high rows."""
+    sheet = Image.new("RGB", (picture.width + margin, picture.height), "white")
+    sheet.paste(picture, (margin, 0))
+    pen, height = ImageDraw.Draw(sheet), picture.height / len(labels)
+    font = ImageFont.load_default(size=14)
+    for i, label in enumerate(labels):
+        pen.text((6, (i + 0.5) * height), label, fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def save_png(picture: Image.Image, path: str | Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

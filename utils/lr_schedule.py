@@ -1,0 +1,24 @@
+"""Learning rates as functions of the number of optimizer steps done, so that no state is saved."""
+
+import math
+
+SHAPES = ("constant", "linear", "cosine")
+
+
+def anneal(progress: float, start: float, end: float, shape: str) -> float:
+    """From `start` at progress 0 to `end` at progress 1."""
+    if shape == "constant":
+        return start
+    fraction = 1 - progress if shape == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return end + (start - end) * fraction
+
+
+def warmup_cosine(step: int, *, base: float, end: float, warmup_steps: int, total_steps: int) -> float:
+    """The generator's schedule: base * n / warm-up, then a half cosine to `end`.
+
+    `step` is the number of updates done; the first update has rate 0.
+    """
+    if step < warmup_steps:
+        return base * step / warmup_steps
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return anneal(min(progress, 1.0), base, end, "cosine")

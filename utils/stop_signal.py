@@ -1,0 +1,43 @@
+"""SIGTERM and SIGINT as a wish to stop after the running step, agreed on by all ranks."""
+
+import signal
+
+import torch
+from accelerate import Accelerator
+
+AGREE_EVERY = 10  # steps; asking the other ranks costs a small collective
+
+
+class StopSignal:
+    """`with StopSignal(accelerator) as stop: ... if stop.requested(step): save and leave`."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.signal: int | None = None
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C means now
+        self.signal = number
+
+    def requested(self, step: int) -> bool:
+        """Whether any rank was asked to stop; every rank calls this at every step."""
+        if self.accelerator.num_processes == 1:
+            return self.signal is not None
+        if step % AGREE_EVERY:
+            return False
+        flag = torch.tensor([self.signal or 0], device=self.accelerator.device)
+        self.signal = int(self.accelerator.gather(flag).max()) or None
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or 0)

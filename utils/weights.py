@@ -1,0 +1,141 @@
+"""Reading and writing model weights: plain torch state dicts and safetensors, never pickled code."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+SHOWN = 3  # how many keys of each kind an error lists
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from .safetensors, or from anything torch.save wrote (.pth, .bin, .pt).
+
+    Raises UserError if the file is missing, truncated or holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights not found: {path} (README.md, 'Weights', says what goes where)")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint ({_first_line(error)})") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError subclasses for foreign content
+        raise UserError(f"{path} is no checkpoint of plain tensors ({_first_line(error)})") from error
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict (a mapping of names to tensors)")
+    return dict(state)
+
+
+def _is_zip(path: Path) -> bool:
+    """Only torch's zip format can be memory-mapped; the format before 1.6 cannot."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def load_strict(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    optional: Iterable[str] = (),
+    prefixes: tuple[str, ...] = ("",),
+) -> None:
+    """Load by name the keys that start with one of `prefixes`, all of them by default.
+
+    Keys in `optional` may be missing from or superfluous in `state`.
+    Raises UserError that names the file, missing and unexpected keys and differing shapes.
+    """
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes)}
+    optional = set(optional)
+    state = {k: v for k, v in state.items() if k.startswith(prefixes) and (k in own or k not in optional)}
+    missing = [k for k in own if k not in state and k not in optional]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the configuration"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
+    problems = [
+        f"{label}: {_some(names)}"
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("shapes differ", shapes))
+        if names
+    ]
+    if problems:
+        raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
+    model.load_state_dict(state, strict=False)
+
+
+# The codebook's usage statistics matter to stage-1 training alone: the published AliTok.pth
+# lacks them, checkpoints of a training have them.
+TOKENIZER_OPTIONAL_KEYS = ("quantize.embed_prob",)
+
+
+def load_tokenizer_weights(tokenizer: nn.Module, path: str | Path) -> None:
+    load_strict(tokenizer, read_state_dict(path), path, optional=TOKENIZER_OPTIONAL_KEYS)
+
+
+# What decides the codes; stage 2 takes it over from stage 1 and freezes it.
+ENCODER_PREFIXES = ("encoder.", "quantize.", "latent_tokens")
+
+
+def load_encoder_weights(tokenizer: nn.Module, path: str | Path) -> None:
+    """Load encoder, codebook and latent tokens of a stage-1 tokenizer, but not its decoder."""
+    state = read_state_dict(path)
+    load_strict(tokenizer, state, path, optional=TOKENIZER_OPTIONAL_KEYS, prefixes=ENCODER_PREFIXES)
+
+
+def load_generator_weights(generator: nn.Module, path: str | Path) -> None:
+    load_strict(generator, read_state_dict(path), path)
+
+
+def tokenizer_export(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published form of a tokenizer's state dict, without training's usage statistics."""
+    return {k: v for k, v in state.items() if k not in TOKENIZER_OPTIONAL_KEYS}
+
+
+def export_weights(folder: str | Path, state: Mapping[str, Tensor]) -> list[Path]:
+    """Write `pytorch_model.bin` (the published form) and `model.safetensors`, each atomically."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    written = []
+    for name, save in (
+        ("pytorch_model.bin", torch.save),
+        ("model.safetensors", safetensors.torch.save_file),
+    ):
+        part = folder / (name + ".part")
+        save(state, part)
+        os.replace(part, folder / name)
+        written.append(folder / name)
+    return written
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, dtypes and values: which weights made a file."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

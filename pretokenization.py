@@ -6,17 +6,14 @@ torchrun --nproc_per_node=8 pretokenization.py --img_size 256 --batch_size 32 --
 import argparse
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
 from dataset.crops import NUM_VIEWS
 from dataset.image_folder import list_images
 from dataset.pretokenize import pretokenize
 from dataset.token_cache import CacheMetadata
 from modeling.build import load_tokenizer
-from utils.config import compose, read_yaml
+from utils.config import read_tokenizer_config
+from utils.distributed import init_process
 from utils.errors import UserError, entry_point
-from utils.schema import TokenizerArchitecture
 from utils.weights import fingerprint
 
 
@@ -42,13 +39,10 @@ def parse_arguments() -> argparse.Namespace:
 @entry_point
 def main() -> None:
     args = parse_arguments()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: there is no GPU here")
-    cpu = args.device == "cpu" or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu)
-    config = compose(TokenizerArchitecture, read_yaml(args.tokenizer_config), [], args.tokenizer_config)
+    state = init_process(args.device)
+    config = read_tokenizer_config(args.tokenizer_config)
     images = list_images(args.data_path, args.split)
-    tokenizer = load_tokenizer(config.model.vq_model, args.tokenizer_checkpoint, state.device)
+    tokenizer = load_tokenizer(config, args.tokenizer_checkpoint, state.device)
     if args.img_size != tokenizer.image_size:
         raise UserError(f"--img_size is {args.img_size}, but {args.tokenizer_config} says {tokenizer.image_size}")
     metadata = CacheMetadata(
@@ -59,7 +53,7 @@ def main() -> None:
         image_size=args.img_size,
         crop="ten_crop" if args.ten_crop else "center_and_flip",
         split=args.split,
-        precision=args.precision or ("fp32" if cpu else "bf16"),
+        precision=args.precision or ("bf16" if state.device.type == "cuda" else "fp32"),
         tokenizer_sha256=fingerprint(tokenizer.state_dict()),
         classes=images.classes,
     )

@@ -6,27 +6,37 @@ torchrun --nproc_per_node=8 sample_imagenet.py config=configs/alitok_b.yaml \\
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset.sample_shards import SampleShards
 from modeling.build import cast_parameters, check_fit, load_generator, load_tokenizer
 from modeling.sampler import image_noise, sample_codes
 from utils.config import load_config
+from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 from utils.schema import ARConfig
 from utils.weights import fingerprint
 
 
+def class_of_image(config: ARConfig, num_classes: int) -> list[int]:
+    """Class of every image: 0, 1, ..., num_classes - 1, again and again, or those that were asked for."""
+    chosen = config.sampling.class_ids or range(num_classes)
+    for class_id in chosen:
+        if not 0 <= class_id < num_classes:
+            raise UserError(f"sampling.class_ids: {class_id} is out of range, the classes are 0 to {num_classes - 1}")
+    return [chosen[i % len(chosen)] for i in range(config.sampling.num_samples)]
+
+
 @torch.inference_mode()
-def sample_images(generator, tokenizer, image_ids: range, config: ARConfig, device: torch.device) -> np.ndarray:
-    """Images of the given numbers, (n, H, W, 3) uint8. Image i has class i mod num_classes."""
+def sample_images(
+    generator, tokenizer, image_ids: range, class_ids: list[int], config: ARConfig, device: torch.device
+) -> np.ndarray:
+    """Images of the given numbers and classes, (n, H, W, 3) uint8."""
     settings = config.model.generator
-    class_ids = torch.tensor([i % generator.num_classes for i in image_ids], device=device)
     codes = sample_codes(
         generator,
-        class_ids,
+        torch.tensor(class_ids, device=device),
         image_noise(settings.seed, image_ids, generator.num_codes),
         scale=settings.guidance_scale,
         power=settings.guidance_scale_pow,
@@ -50,13 +60,12 @@ def main() -> None:
     experiment, sampling = config.experiment, config.sampling
     if not experiment.generator_checkpoint:
         raise UserError("experiment.generator_checkpoint is not set: the weights to sample from")
-    if sampling.num_samples < 1 or sampling.batch_size < 1:
-        raise UserError("sampling.num_samples and sampling.batch_size must be at least 1")
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = init_process()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.training.enable_tf32
     tokenizer = load_tokenizer(config.model.vq_model, experiment.tokenizer_checkpoint, state.device)
     generator = load_generator(config.model.generator, experiment.generator_checkpoint, state.device)
     check_fit(tokenizer, generator)
+    classes = class_of_image(config, generator.num_classes)
     settings, precision = config.model.generator, precision_of(config, state.device)
     identity = {
         "tokenizer": fingerprint(tokenizer.state_dict()),
@@ -65,6 +74,8 @@ def main() -> None:
         "guidance_scale": settings.guidance_scale,
         "guidance_scale_pow": settings.guidance_scale_pow,
         "temperature": settings.randomize_temperature,
+        "class_ids": sampling.class_ids,
+        "save_png": sampling.save_png,
         "precision": precision,
     }
     if precision == "bf16":
@@ -87,19 +98,18 @@ def main() -> None:
     for shard in mine:
         ids, parts = shards.images_of(shard), []
         for start in range(0, len(ids), sampling.batch_size):
-            parts.append(
-                sample_images(generator, tokenizer, ids[start : start + sampling.batch_size], config, state.device)
-            )
+            chosen = ids[start : start + sampling.batch_size]
+            wanted = classes[chosen.start : chosen.stop]
+            parts.append(sample_images(generator, tokenizer, chosen, wanted, config, state.device))
             bar.update(len(parts[-1]))
         images = np.concatenate(parts)
-        shards.write(shard, images)
-        if sampling.save_png:
+        if sampling.save_png:  # before the shard, whose presence means that all is done
             shards.write_pngs(shard, images)
+        shards.write(shard, images)
     bar.close()
     state.wait_for_everyone()
     if state.is_main_process:
-        labels = np.arange(sampling.num_samples) % generator.num_classes
-        print(f"wrote {shards.assemble(labels)}")
+        print(f"wrote {shards.assemble(np.array(classes))}")
     state.wait_for_everyone()
 
 

@@ -48,9 +48,9 @@ def cut_views(images: Tensor, image_size: int, ten_crop: bool) -> Tensor:
     """Cut the views that are cached for each image.
 
     images: (B, 3, S, S) with S = source_size(...); any dtype, any device.
-    Returns (B, V, 3, image_size, image_size): with `ten_crop` top-left, top-right, bottom-left,
-    bottom-right, centre and the mirror images of those five, in torchvision's order; without it
-    the image and its mirror image.
+    Returns (B, V, 3, image_size, image_size): with `ten_crop` the top-left, top-right, bottom-left,
+    bottom-right and centre crops, then the same five of the mirror image (torchvision's TenCrop);
+    without it the image and its mirror image.
     """
     if not ten_crop:
         return torch.stack([images, images.flip(-1)], dim=1)

@@ -10,11 +10,13 @@ source, the uncompressed bytes must have the known SHA-256.
 import argparse
 import gzip
 import hashlib
+import http.client
 import io
 import lzma
 import shutil
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,10 @@ DEBIAN_PACKAGE = (
     "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
 )
 IMAGE_SIZE = 32
+# What reading or unpacking a wrong or damaged download raises.
+DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, http.client.HTTPException,
+)  # fmt: skip
 TIMEOUT = 20  # seconds without an answer before the next source is tried
 
 
@@ -62,7 +68,7 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
             raise UserError(f"{folder} holds neither {name} nor {name}.gz")
         try:
             found[name] = _verified(name, path.read_bytes(), str(path))
-        except (ValueError, OSError, EOFError) as error:
+        except DAMAGE as error:
             raise UserError(f"{path}: {error}") from error
     return found
 
@@ -102,6 +108,8 @@ def _from_debian(url: str = DEBIAN_PACKAGE) -> dict[str, bytes]:
             name = Path(member.name).name.removesuffix(".gz")
             if name in FILES:
                 found[name] = _verified(name, archive.extractfile(member).read(), "Debian's package")
+    if found.keys() != FILES.keys():
+        raise ValueError("Debian's package lacks some of the files")
     return found
 
 
@@ -114,7 +122,7 @@ def fetch(source: Path | None) -> dict[str, bytes]:
     for where, get in attempts:
         try:
             return get()
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except DAMAGE as error:
             failures.append(f"{where}: {error}")
             print(f"no luck with {where} ({error})")
     raise UserError(

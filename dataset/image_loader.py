@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from dataset.crops import random_crop, resize_center_crop
 from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_uint8
+from utils.errors import UserError
 
 
 class TrainingImages(Dataset):
@@ -33,7 +34,7 @@ class TrainingImages(Dataset):
                 return to_uint8(random_crop(read_rgb(path), self.size, tuple(uniforms), self.flip))
             except DECODE_ERRORS as error:
                 print(f"warning: {path} cannot be decoded ({error}); skipped", flush=True)
-        raise RuntimeError("no image can be decoded")
+        raise UserError(f"{self.images.root}: no image can be decoded")
 
 
 class CenterCrops(Dataset):
@@ -48,4 +49,8 @@ class CenterCrops(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_uint8(self.crop(read_rgb(self.images.root / self.images.paths[index]), self.size))
+        path = self.images.root / self.images.paths[index]
+        try:
+            return to_uint8(self.crop(read_rgb(path), self.size))
+        except DECODE_ERRORS as error:
+            raise UserError(f"{path} cannot be decoded ({error}): mend or remove it") from error

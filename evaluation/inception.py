@@ -7,6 +7,7 @@ from torch import Tensor
 
 from evaluation.features import Features
 from utils.errors import UserError
+from utils.weights import read_state_dict
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
@@ -45,6 +46,7 @@ class InceptionExtractor:
     def __init__(self, weights: str, device: torch.device | str = "cpu"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+        read_state_dict(weights)  # refuses damaged files and pickled code, which torch-fidelity would run
         self.device = device
         self.network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import torch
 
-from evaluation.adm_metrics import Statistics, frechet_distance, inception_score, precision_recall, statistics
+from evaluation.adm_metrics import (
+    NEIGHBOUR,
+    Statistics,
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    statistics,
+)
 from evaluation.features import Extractor, extract
 from evaluation.npz import NpzImages, read_small
+from utils.errors import UserError
 
 REFERENCE_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 
@@ -44,6 +52,18 @@ def evaluate_npz(reference: str | Path, samples: str | Path, extractor: Extracto
     stored = read_small(reference, REFERENCE_STATISTICS)
     r = extract(extractor, reference_images.batches(batch_size), len(reference_images), "reference")
     s = extract(extractor, sample_images.batches(batch_size), len(sample_images), "samples")
+    for features, path in ((r, reference), (s, samples)):
+        if len(features.pool) <= NEIGHBOUR:
+            raise UserError(f"{path} has {len(features.pool)} images; more than {NEIGHBOUR} are needed")
+    for name, theirs, ours in (
+        ("pool", stored["mu"].shape[0] if "mu" in stored else r.pool.shape[1], s.pool.shape[1]),
+        ("spatial", stored["mu_s"].shape[0] if "mu_s" in stored else r.spatial.shape[1], s.spatial.shape[1]),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{reference} and {samples} do not compare: {theirs} and {ours} {name} features with {extractor.name}"
+                " (another network made the reference's statistics, or the images differ in size)"
+            )
     if len(stored) == len(REFERENCE_STATISTICS):
         mu, sigma, mu_s, sigma_s = (torch.from_numpy(stored[k]).double() for k in REFERENCE_STATISTICS)
         pool_statistics, spatial_statistics = Statistics(mu, sigma), Statistics(mu_s, sigma_s)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dataset.image_folder import ImageList, list_images, to_float
 from dataset.image_loader import CenterCrops
 from evaluation.classifier import Classifier, save_classifier
+from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 
 LEARNING_RATE = 2e-3
@@ -75,7 +76,7 @@ def main() -> None:
     if args.output.is_file():
         print(f"{args.output} is there already")
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = init_process().device
     training, held_out = (list_images(args.data_path, split) for split in ("train", "val"))
     if training.classes != held_out.classes:
         raise UserError(f"{args.data_path}: train and val have different class folders")

@@ -1,5 +1,6 @@
 """Building the models that a configuration names, and loading their weights."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import modeling.generator
 import modeling.tokenizer  # noqa: F401  (both register their classes)
 from modeling.interfaces import GENERATORS, TOKENIZERS, Generator, Tokenizer
 from utils.errors import UserError
-from utils.weights import load_generator_weights, load_tokenizer_weights
+from utils.weights import load_generator_state, load_tokenizer_state, read_state_dict
 
 
 def build_tokenizer(config: Any) -> Tokenizer:
@@ -27,17 +28,21 @@ def frozen(model: nn.Module, device: torch.device | str) -> nn.Module:
     return model.to(device).eval().requires_grad_(False)
 
 
-def load_tokenizer(config: Any, checkpoint: str, device: torch.device | str = "cpu") -> Tokenizer:
+def load_tokenizer(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
     """Tokenizer with the weights of `checkpoint`, frozen. Raises UserError."""
-    tokenizer = build_tokenizer(config)
-    load_tokenizer_weights(tokenizer, checkpoint)
+    state = read_state_dict(checkpoint)  # first, as it may fail and building takes longer
+    with torch.device("meta"):  # no random weights, only to overwrite them
+        tokenizer = build_tokenizer(config)
+    load_tokenizer_state(tokenizer, state, checkpoint)
     return frozen(tokenizer, device)
 
 
-def load_generator(config: Any, checkpoint: str, device: torch.device | str = "cpu") -> Generator:
+def load_generator(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Generator:
     """Generator with the weights of `checkpoint`, frozen. Raises UserError."""
-    generator = build_generator(config)
-    load_generator_weights(generator, checkpoint)
+    state = read_state_dict(checkpoint)  # first, as it may fail and building takes longer
+    with torch.device("meta"):  # no random weights, only to overwrite them
+        generator = build_generator(config)
+    load_generator_state(generator, state, checkpoint)
     return frozen(generator, device)
 
 

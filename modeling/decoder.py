@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         x = rearrange(x, "b (h w) d -> b d h w", h=rows)
         p = self.patch_size
         x = rearrange(ffn(x), "b (p1 p2 c) h w -> b c (h p1) (w p2)", p1=p, p2=p)
-        return torch.sigmoid(conv_out(x))
+        return torch.sigmoid(conv_out(x).float())  # bfloat16 would round pixels to 1/256
 
     def forward(self, quantized: Tensor) -> tuple[Tensor, Tensor | None]:
         """Decode.

@@ -167,7 +167,9 @@ class AliTokGenerator(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(width)
         self.output = nn.Linear(width, self.codebook_size)
-        table = rotary_table(num_prefix, grid_size, width // heads)
+        # On the CPU even where the model is built on the meta device: no file holds this buffer.
+        with torch.device("cpu"):
+            table = rotary_table(num_prefix, grid_size, width // heads)
         self.register_buffer("rope", table, persistent=False)
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)

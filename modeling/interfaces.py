@@ -2,7 +2,7 @@
 
 Token cache, AR training, sampler and evaluation use these interfaces only, so another tokenizer
 (TiTok's 32 tokens, MaskGIT-VQ) or another generator (RAR's permuted order) joins by registering a
-configuration dataclass and a class; no other file changes.
+configuration dataclass and a class, and an import of its module in `modeling/build.py`.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,7 @@ class Registry:
         """Build from a configuration with a `name`. ValueErrors become `UserError`s."""
         try:
             return self._entry(config.name)[1](config)
-        except ValueError as error:
+        except (ValueError, ZeroDivisionError, RuntimeError) as error:
             raise UserError(f"{self.kind} configuration: {error}") from error
 
 

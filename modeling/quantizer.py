@@ -23,7 +23,8 @@ class VectorQuantizer(nn.Module):
         self.codebook_size = codebook_size
         self.clustering = clustering
         self.embedding = nn.Embedding(codebook_size, token_size)
-        self.register_buffer("embed_prob", torch.zeros(codebook_size))
+        # On the CPU even where the model is built on the meta device: not every file holds it.
+        self.register_buffer("embed_prob", torch.zeros(codebook_size, device="cpu"))
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -63,7 +64,12 @@ class VectorQuantizer(nn.Module):
         """Squared distances, (n, K)."""
         codebook = self.embedding.weight
         squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        return torch.addmm(squares, latents, codebook.t(), alpha=-2)
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False  # ten bits would be lost in the cancellation
+        try:
+            return torch.addmm(squares, latents, codebook.t(), alpha=-2)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = allowed
 
     @torch.no_grad()
     def _update_codebook(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:

@@ -45,7 +45,10 @@ def sample_codes(
 
     class_ids: (B,) in [0, num_classes); noise: (B, T) uniform, see `image_noise`;
     scale 0 means no guidance. Returns codes (B, T) int64 in the tokenizer's order.
+    Raises ValueError for class ids out of range, which would be other rows of the embedding table.
     """
+    if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < generator.num_classes:
+        raise ValueError(f"class ids must be in [0, {generator.num_classes}), not {class_ids.tolist()}")
     rows = len(class_ids)
     guided = scale != 0
     if guided:

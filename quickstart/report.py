@@ -19,11 +19,10 @@ from evaluation.npz import NpzImages, read_small
 from modeling.build import load_tokenizer
 from train_tokenizer.validation import spread
 from utils.atomic import write_atomically
-from utils.config import compose, read_yaml
+from utils.config import read_tokenizer_config
 from utils.errors import entry_point
 from utils.images import grid, labelled_rows, preview_scale, save_png
 from utils.plots import plot_runs
-from utils.schema import TokenizerArchitecture
 from utils.tracking import read_log
 
 NUM_RECONSTRUCTIONS = 20
@@ -44,8 +43,7 @@ def last_logged(folder: Path, name: str) -> float:
 
 def reconstruct(output: Path, stage: str, images: Tensor) -> Tensor:
     folder = output / stage
-    config = compose(TokenizerArchitecture, read_yaml(folder / "config.yaml"), [], str(folder / "config.yaml"))
-    tokenizer = load_tokenizer(config.model.vq_model, str(folder / "model.safetensors"))
+    tokenizer = load_tokenizer(read_tokenizer_config(folder / "config.yaml"), folder / "model.safetensors")
     return tokenizer.decode(tokenizer.encode(images))
 
 

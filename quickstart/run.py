@@ -6,6 +6,7 @@ python -m quickstart.run
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -22,14 +23,22 @@ CONFIGS = Path("configs/fashion_mnist")
 class Step:
     name: str
     command: tuple[str, ...]
-    inputs: tuple[Path, ...] = ()  # files whose change makes the step run again
+    outputs: tuple[Path, ...] = ()  # without these the step is not done; removed when it must be done anew
+    inputs: tuple[Path, ...] = ()  # files whose change makes the step run anew
 
     def key(self) -> str:
         """What the step would do: its command and the content of its inputs."""
         digest = hashlib.sha256(json.dumps(self.command).encode())
         for path in self.inputs:
-            digest.update(path.read_bytes())
+            digest.update(path.read_bytes() if path.is_file() else b"absent")
         return digest.hexdigest()
+
+    def remove_outputs(self) -> None:
+        for path in self.outputs:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
@@ -51,7 +60,7 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
     def pretokenize(split: str) -> tuple[str, ...]:
         return (
             "pretokenization.py",
-            *("--img_size", "32", "--batch_size", "256", "--num_workers", "0"),
+            *("--img_size", "32", "--batch_size", "32", "--num_workers", "0"),
             *("--data_path", str(data), "--split", split, "--cached_path", str(output / f"cache_{split}")),
             *("--tokenizer_config", str(configs["tokenizer_stage2"]), "--tokenizer_checkpoint", tokenizer),
         )
@@ -59,19 +68,23 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
     ar_common = (f"config={configs['ar']}", f"experiment.tokenizer_checkpoint={tokenizer}")
     fetch = ("-m", "dataset.fashion_mnist", "--output", str(data), *(("--source", str(source)) if source else ()))
     return [
-        Step("data: Fashion-MNIST as an image folder", fetch),
+        Step("data: Fashion-MNIST as an image folder", fetch),  # skips by itself what is there
         Step(
             "tokenizer, stage 1: causal decoder",
             train_tokenizer("tokenizer_stage1", stage1),
+            (stage1,),
             (configs["tokenizer_stage1"],),
         ),
         Step(
             "tokenizer, stage 2: bidirectional decoder",
             train_tokenizer("tokenizer_stage2", stage2, f"experiment.init_from={stage1 / 'model.safetensors'}"),
+            (stage2,),
             (configs["tokenizer_stage2"], stage1 / "model.safetensors"),
         ),
-        Step("tokens of the training split", pretokenize("train"), (stage2 / "model.safetensors",)),
-        Step("tokens of the validation split", pretokenize("val"), (stage2 / "model.safetensors",)),
+        *(
+            Step(f"tokens, {split} split", pretokenize(split), (output / f"cache_{split}",), (Path(tokenizer),))
+            for split in ("train", "val")
+        ),
         Step(
             "autoregressive model",
             (
@@ -81,6 +94,7 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 f"dataset.params.pretokenization={output / 'cache_train'}",
                 f"dataset.params.pretokenization_val={output / 'cache_val'}",
             ),
+            (ar,),
             (configs["ar"], output / "cache_train" / "metadata.json"),
         ),
         Step(
@@ -91,14 +105,16 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 f"experiment.output_dir={samples}",
                 f"experiment.generator_checkpoint={ar / 'model.safetensors'}",
             ),
-            (configs["ar"], ar / "model.safetensors"),
+            (samples, Path(f"{samples}.npz")),
+            (configs["ar"], ar / "model.safetensors", Path(tokenizer)),
         ),
         Step(
             "independent classifier, trained on the training split",
             (
                 *("-m", "evaluation.train_classifier", "--data_path", str(data)),
-                *("--img_size", "32", "--output", str(classifier)),
+                *("--img_size", "32", "--output", str(classifier), "--epochs", "1.5"),
             ),
+            (classifier,),
         ),
         Step(
             "reference images of the validation split",
@@ -106,6 +122,7 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 *("-m", "evaluation.make_reference", "--data_path", str(data), "--split", "val"),
                 *("--img_size", "32", "--output", str(reference)),
             ),
+            (reference,),
         ),
         Step(
             "evaluation",
@@ -113,12 +130,12 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 *("guided-diffusion/evaluations/evaluator.py", str(reference), f"{samples}.npz"),
                 *("--classifier", str(classifier), "--json", str(output / "evaluation.json")),
             ),
-            (ar / "model.safetensors", configs["ar"]),
+            (output / "evaluation.json",),
+            (ar / "model.safetensors", configs["ar"], Path(tokenizer)),
         ),
         Step(
             "report",
             ("-m", "quickstart.report", "--data_path", str(data), "--output", str(output)),
-            (ar / "model.safetensors", configs["ar"]),
         ),
     ]
 
@@ -135,6 +152,10 @@ def run_step(step: Step) -> None:
         raise UserError(f"'{step.name}' ended with exit code {code}; once mended, the same command goes on from here")
 
 
+def write_record(path: Path, record: dict) -> None:
+    write_atomically(path, lambda f: f.write(json.dumps(record).encode()))
+
+
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,14 +169,18 @@ def main() -> None:
         stamp = args.output / "steps" / f"{number:02d}.json"
         label = f"[{number}/{len(steps)}] {step.name}"
         key = step.key()
-        if stamp.is_file() and json.loads(stamp.read_text())["key"] == key and number < len(steps):
+        earlier = json.loads(stamp.read_text()) if stamp.is_file() else None
+        if earlier and earlier["key"] != key:
+            step.remove_outputs()
+        elif earlier and earlier["done"] and step.outputs and all(path.exists() for path in step.outputs):
             print(f"{label}: done before")
             continue
         print(f"\n{label}\n  python {' '.join(step.command)}", flush=True)
+        record = {"name": step.name, "key": key, "done": False, "seconds": None}
+        write_record(stamp, record)  # what is half done belongs to this key
         begun = time.perf_counter()
         run_step(step)
-        record = {"name": step.name, "key": key, "seconds": round(time.perf_counter() - begun, 1)}
-        write_atomically(stamp, lambda f, record=record: f.write(json.dumps(record).encode()))
+        write_record(stamp, record | {"done": True, "seconds": round(time.perf_counter() - begun, 1)})
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
 
 

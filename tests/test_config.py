@@ -96,6 +96,7 @@ def test_overrides_reach_every_kind_of_key():
     assert config.training.per_gpu_batch_size == 64
     assert config.experiment.resume == "auto"
     assert config.training.max_grad_norm is None
+    assert load_ar("lr_scheduler.params.end_lr=${optimizer.params.weight_decay}").lr_scheduler.params.end_lr == 0.03
     assert config.model.generator.codebook_size == 1024  # follows the tokenizer's
     assert config.lr_scheduler.params.learning_rate == 1e-3  # follows the optimizer's
     stage1 = load_config(TokenizerConfig, "", ["config=configs/tokenizer_stage1.yaml", "phases.1.steps=7"])
@@ -113,6 +114,8 @@ def test_overrides_reach_every_kind_of_key():
         ("config=configs/alitok_bb.yaml", "not found.*did you mean 'configs/alitok_b.yaml'"),
         ("--batch", "cannot read the argument '--batch'"),
         ("training=null", "training"),
+        ("training.per_gpu_batch_size=0", "training.per_gpu_batch_size is 0; it must be at least 1"),
+        ("lr_scheduler.params.end_lr=${optimizer.parms.x}", "end_lr"),
     ],
 )
 def test_mistakes_are_named(argument, message):
@@ -124,7 +127,7 @@ def test_mistakes_are_named(argument, message):
 def test_misspelt_key_in_a_file(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("experiment: {output_dir: o}\nphases: [{name: a, step: 5}]\n")
-    with pytest.raises(UserError, match=r"phases\[0\].step.*did you mean 'steps'"):
+    with pytest.raises(UserError, match=r"'step'.*did you mean 'steps'"):
         load_config(TokenizerConfig, "", [f"config={file}"])
     file.write_text("experiment: [")
     with pytest.raises(UserError, match="no valid YAML"):

@@ -17,8 +17,7 @@ from dataset.token_cache import open_token_cache
 from modeling.build import load_tokenizer
 from tests import toy
 from tests.conftest import ROOT
-from utils.config import compose, read_yaml
-from utils.schema import TokenizerArchitecture
+from utils.config import read_tokenizer_config
 from utils.tracking import read_log
 
 
@@ -118,18 +117,16 @@ def double(single, tmp_path_factory) -> Pipeline:
     tokenizer = single.folder / "stage2" / "pytorch_model.bin"
     pipeline.pretokenize(tokenizer, folder / "cache", "--ten_crop")
     pipeline.train_ar(folder / "cache", tokenizer)
-    pipeline.sample(
-        single.folder / "ar" / "model.safetensors", tokenizer, "samples", "sampling.batch_size=3"
-    )
+    pipeline.sample(single.folder / "ar" / "model.safetensors", tokenizer, "samples", "sampling.batch_size=3")
     return pipeline
 
 
 def test_every_step_leaves_its_results(single):
-    for name, images in (("stage1", True), ("stage2", True), ("ar", True)):
+    for name in ("stage1", "stage2", "ar"):
+        assert list((single.folder / name / "previews").glob("*.png")), f"{name}: no previews"
         folder = single.folder / name
         for file in ("pytorch_model.bin", "model.safetensors", "config.yaml", "metrics.jsonl", "curves.png"):
             assert (folder / file).is_file(), f"{name}/{file}"
-        assert list((folder / "previews").glob("*.png"))
     assert "val_psnr" in read_log(single.folder / "stage2")[-1]
     assert any("val_loss" in row for row in read_log(single.folder / "ar"))
 
@@ -137,8 +134,8 @@ def test_every_step_leaves_its_results(single):
 def test_cached_codes_are_the_tokenizers(single):
     images = list_images(single.images, "train")
     cache = open_token_cache(single.folder / "cache")
-    config = compose(TokenizerArchitecture, read_yaml(single.folder / "stage2.yaml"), [], "")
-    tokenizer = load_tokenizer(config.model.vq_model, single.folder / "stage2" / "pytorch_model.bin")
+    config = read_tokenizer_config(single.folder / "stage2.yaml")
+    tokenizer = load_tokenizer(config, single.folder / "stage2" / "pytorch_model.bin")
     assert len(cache) == len(images) and cache.labels.tolist() == images.labels.tolist()
     assert (cache.folder / "paths.txt").read_text().splitlines() == list(images.paths)
     for i in (0, 17, len(images) - 1):
@@ -181,9 +178,7 @@ def test_finished_steps_are_not_done_again(single):
 
 
 def test_other_settings_are_refused_not_mixed(single):
-    result = single.pretokenize(
-        single.folder / "stage2" / "pytorch_model.bin", single.folder / "cache", check=False
-    )
+    result = single.pretokenize(single.folder / "stage2" / "pytorch_model.bin", single.folder / "cache", check=False)
     assert result.returncode == 2 and "holds another cache: num_views is 10 there, 2 now" in result.stderr
     result = single.sample(
         single.folder / "ar" / "pytorch_model.bin",
@@ -210,9 +205,7 @@ def test_two_processes_train_like_one(single, double):
     for name, tolerance in (("stage1", 1e-4), ("ar", 0.1)):  # dropout differs between ranks in ar
         one, two = ([r["loss"] for r in read_log(p.folder / name) if "loss" in r] for p in (single, double))
         np.testing.assert_allclose(one[0], two[0], rtol=tolerance)
-    one, two = (
-        torch.load(p.folder / "stage1" / "pytorch_model.bin", weights_only=True) for p in (single, double)
-    )
+    one, two = (torch.load(p.folder / "stage1" / "pytorch_model.bin", weights_only=True) for p in (single, double))
     for key, value in one.items():
         torch.testing.assert_close(value, two[key], atol=5e-3, rtol=0.05)
 
@@ -225,7 +218,6 @@ def test_rank_errors_reach_the_user(single):
     result = run("train_ar.py", f"config={bad}", "experiment.output_dir=unused", check=False)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1] == (
-        f"error: unknown configuration key 'training.max_train_step' in {bad};"
-        " did you mean 'training.max_train_steps'?"
+        f"error: unknown configuration key 'training.max_train_step' in {bad}; did you mean 'training.max_train_steps'?"
     )
     assert "Traceback" not in result.stderr

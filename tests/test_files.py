@@ -39,7 +39,7 @@ def test_published_layout_reads_alike(tmp_path):
         np.savez(target, codes=np.stack([packed.codes(i, v) for v in range(2)]))
     published = open_token_cache(tmp_path / "published")
     assert len(published) == 6 and published.num_codes == 7 and published.num_views == 2
-    both = {tuple(c.codes(i, 1)) + (c.labels[i],) for c in (packed, published) for i in range(6)}
+    both = {(*c.codes(i, 1), c.labels[i]) for c in (packed, published) for i in range(6)}
     assert len(both) == 6
 
 
@@ -145,7 +145,9 @@ def test_fashion_mnist_from_a_debian_package(tmp_path, monkeypatch):
             archive.addfile(info, io.BytesIO(data))
     package = b"!<arch>\n"
     for name, body in (("debian-binary", b"2.0"), ("data.tar.xz", lzma.compress(tar.getvalue()))):
-        package += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
+        package += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
+        )
     path = tmp_path / "package.deb"
     path.write_bytes(package)
     assert fashion_mnist._from_debian(path.as_uri()) == files

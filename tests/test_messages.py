@@ -2,12 +2,15 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evaluation.classifier import Classifier, save_classifier
 from tests import toy
 from tests.conftest import ROOT
+from utils.weights import export_weights
 
 
 @pytest.fixture
@@ -15,11 +18,11 @@ def run(monkeypatch, capfd):
     """run(script, *arguments) -> the one line on stderr, exit code 2 checked."""
     monkeypatch.chdir(ROOT)
 
-    def call(script: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    def call(script: str | Path, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))
         with pytest.raises(SystemExit) as caught:
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
         assert caught.value.code == 2
         lines = capfd.readouterr().err.strip().splitlines()
         assert lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)
@@ -37,25 +40,24 @@ def test_data_folders(run, tmp_path):
     assert "no class folders" in run(script, *common, f"dataset.params.data_path={tmp_path / 'data'}")
 
 
-def test_missing_weights_say_where_they_go(run, tmp_path):
-    message = run("pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"))
+def test_missing_weights_say_where_they_go(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the repository's weights/ may hold them
+    tokenizer_config = ("--tokenizer_config", ROOT / "configs/tokenizer_stage2.yaml")
+    message = run(ROOT / "pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"), *tokenizer_config)
     assert "weights not found: weights/AliTok.pth" in message
     config = f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}"
     out = f"experiment.output_dir={tmp_path / 'out'}"
-    assert "experiment.generator_checkpoint is not set" in run("sample_imagenet.py", config, out)
-    message = run("sample_imagenet.py", config, out, "experiment.generator_checkpoint=weights/alitok_b.bin")
+    assert "experiment.generator_checkpoint is not set" in run(ROOT / "sample_imagenet.py", config, out)
+    message = run(ROOT / "sample_imagenet.py", config, out, "experiment.generator_checkpoint=weights/alitok_b.bin")
     assert "weights not found" in message
 
 
 def test_size_and_cache_mismatches(run, tmp_path):
-    from utils.weights import export_weights
-
-    weights = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
+    weights = export_weights(tmp_path / "w", toy.tokenizer(width=16).state_dict())[1]
     images = toy.write_images(tmp_path / "images")
-    config = tmp_path / "2.yaml"
-    toy.write_tokenizer_config(config, 2)
+    config = toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
     arguments = ("--data_path", images, "--tokenizer_config", config, "--tokenizer_checkpoint", weights)
-    assert "unexpected: encoder.transformer.1" in run("pretokenization.py", *arguments)
+    assert "shapes differ: latent_tokens is (7, 16) in the file" in run("pretokenization.py", *arguments)
     ar = f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}"
     out = f"experiment.output_dir={tmp_path / 'out'}"
     message = run("train_ar.py", ar, out, f"dataset.params.pretokenization={tmp_path / 'none'}")
@@ -64,18 +66,24 @@ def test_size_and_cache_mismatches(run, tmp_path):
     assert "codes per image: 7 in model.vq_model, 21 in model.generator" in message
 
 
-def test_undecodable_files_end_pretokenization(run, tmp_path):
-    from utils.weights import export_weights
+def test_class_ids_out_of_range(run, tmp_path):
+    weights = export_weights(tmp_path / "g", toy.generator().state_dict())[1]
+    tokenizer = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
+    message = run(
+        "sample_imagenet.py",
+        f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}",
+        f"experiment.output_dir={tmp_path / 'out'}",
+        f"experiment.generator_checkpoint={weights}",
+        f"experiment.tokenizer_checkpoint={tokenizer}",
+        "sampling.class_ids=[1,4]",
+    )
+    assert message.endswith("sampling.class_ids: 4 is out of range, the classes are 0 to 3")
 
+
+def test_undecodable_files_end_pretokenization(run, tmp_path):
     images = toy.write_images(tmp_path / "images", per_class=2)
     (images / "train" / "class_1" / "broken.JPEG").write_bytes(b"no image")
     config = toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
-    import yaml
-
-    fields = yaml.safe_load(config.read_text())
-    for part in ("encoder", "decoder"):
-        fields["model"]["vq_model"][part]["num_layers"] = 2
-    config.write_text(yaml.safe_dump(fields))
     weights = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
     message = run(
         "pretokenization.py",
@@ -89,8 +97,6 @@ def test_undecodable_files_end_pretokenization(run, tmp_path):
 def test_evaluator_files(run, tmp_path):
     script = "guided-diffusion/evaluations/evaluator.py"
     classifier = tmp_path / "classifier.safetensors"
-    from evaluation.classifier import Classifier, save_classifier
-
     save_classifier(classifier, Classifier(4), 4, 0.5)
     good = tmp_path / "good.npz"
     np.savez(good, arr_0=np.zeros((5, 8, 8, 3), np.uint8))

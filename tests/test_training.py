@@ -131,9 +131,7 @@ def test_generator_learns_and_exports_its_average(tmp_path):
 def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
     stage1 = tokenizer_trainer(tmp_path, "stage1", 1)
     stage1.run()
-    stage2 = tokenizer_trainer(
-        tmp_path, "stage2", 2, f"experiment.init_from={stage1.output_dir / 'model.safetensors'}"
-    )
+    stage2 = tokenizer_trainer(tmp_path, "stage2", 2, f"experiment.init_from={stage1.output_dir / 'model.safetensors'}")
     before = {k: v.clone() for k, v in stage2.tokenizer.decoder.state_dict().items()}
     stage2.run()
     one, two = (read_state_dict(t.output_dir / "pytorch_model.bin") for t in (stage1, stage2))
@@ -224,7 +222,7 @@ def test_batches_are_a_function_of_the_step():
     assert batches(start=3) == whole[3:]
     halves = [batches(2, rank, 2) for rank in (0, 1)]
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
-    seen = sum(whole, [])
+    seen = [i for batch in whole for i in batch]
     assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
     assert seen[:10] != seen[10:20]
 
@@ -241,3 +239,15 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
     assert find_resume(False, tmp_path) is None
     with pytest.raises(UserError, match="no checkpoint folder"):
         find_resume(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_a_used_folder_is_not_trained_over(tmp_path):
+    generator_trainer(tmp_path, "run").run()
+    with pytest.raises(UserError, match="holds a checkpoint of a later step.*resume=auto"):
+        generator_trainer(tmp_path, "run").run()
+
+
+def test_yaml_no_means_no_mixed_precision(tmp_path):
+    assert generator_trainer(tmp_path, "run", "training.mixed_precision=no").accelerator.mixed_precision == "no"
+    with pytest.raises(UserError, match="needs a GPU"):
+        generator_trainer(tmp_path, "run", "training.mixed_precision=fp16")

@@ -3,15 +3,10 @@
 import pytest
 import torch
 
+from modeling.build import load_generator, load_tokenizer
 from tests import toy
 from utils.errors import UserError
-from utils.weights import (
-    export_weights,
-    load_encoder_weights,
-    load_generator_weights,
-    load_tokenizer_weights,
-    tokenizer_export,
-)
+from utils.weights import export_weights, load_encoder_weights, tokenizer_export
 
 
 @pytest.fixture
@@ -20,21 +15,24 @@ def files(tmp_path):
     return export_weights(tmp_path, tokenizer_export(toy.tokenizer().state_dict()))
 
 
-def test_both_formats_load_strictly(files):
-    source = toy.tokenizer().state_dict()
+def test_both_formats_load_strictly(tmp_path, files):
+    source = toy.tokenizer()
     for path in files:
-        target = toy.tokenizer()
-        for parameter in target.parameters():
-            torch.nn.init.zeros_(parameter)
-        load_tokenizer_weights(target, path)
-        assert all(torch.equal(v, source[k]) for k, v in target.state_dict().items())
+        loaded = load_tokenizer(source.config, path)
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in loaded.state_dict().items())
+        assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
+    generator = toy.generator()
+    for path in export_weights(tmp_path / "generator", generator.state_dict()):
+        loaded = load_generator(generator.config, path)
+        assert all(torch.equal(v, generator.state_dict()[k]) for k, v in loaded.state_dict().items())
+        assert torch.equal(loaded.rope, generator.rope)
 
 
 def test_usage_statistics_are_dropped_by_export_and_optional(tmp_path, files):
     assert "quantize.embed_prob" not in torch.load(files[0], weights_only=True)
     with_statistics = tmp_path / "with.pth"
     torch.save(toy.tokenizer().state_dict(), with_statistics)
-    load_tokenizer_weights(toy.tokenizer(), with_statistics)
+    load_tokenizer(toy.tokenizer().config, with_statistics)
 
 
 def test_stage2_takes_encoder_and_codebook_alone(tmp_path):
@@ -50,9 +48,9 @@ def test_stage2_takes_encoder_and_codebook_alone(tmp_path):
 
 
 def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
-    def refused(path, match, model=None, load=load_tokenizer_weights):
+    def refused(path, match, model=None, load=load_tokenizer):
         with pytest.raises(UserError, match=match) as caught:
-            load(model or toy.tokenizer(), path)
+            load((model or toy.tokenizer()).config, path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
     refused(tmp_path / "absent.pth", "weights not found")
@@ -66,9 +64,9 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
     odd = tmp_path / "odd.pth"
     torch.save({"model": {"a": 1}}, odd)
     refused(odd, "no state dict")
-    refused(files[0], "missing: blocks.0.*unexpected: ", toy.generator(), load_generator_weights)
-    refused(files[0], r"shapes differ: encoder.* is \(.*\) in the file", toy.tokenizer(width=64))
-    refused(files[0], "missing: decoder.ffn_aux", toy.tokenizer(stage=1))
+    refused(files[0], "missing: embeddings.*unexpected: latent_tokens", toy.generator(), load_generator)
+    refused(files[0], r"shapes differ: latent_tokens is \(7, 32\) in the file, \(7, 64\)", toy.tokenizer(width=64))
+    refused(files[0], "missing: decoder.ffn_aux.0.weight", toy.tokenizer(stage=1))
 
 
 def test_pickled_code_is_not_run(tmp_path):
@@ -79,4 +77,4 @@ def test_pickled_code_is_not_run(tmp_path):
     path = tmp_path / "trap.pth"
     torch.save({"weight": Trap()}, path)
     with pytest.raises(UserError, match="no checkpoint"):
-        load_tokenizer_weights(toy.tokenizer(), path)
+        load_tokenizer(toy.tokenizer().config, path)

@@ -18,8 +18,8 @@ VQ_MODEL = {
     "num_latent_tokens": NUM_CODES,
     "image_size": IMAGE_SIZE,
     "patch_size": PATCH_SIZE,
-    "encoder": {"width": 32, "num_layers": 1, "num_heads": 2},
-    "decoder": {"width": 32, "num_layers": 1, "num_heads": 2, "causal": False, "num_learned_tokens": 4},
+    "encoder": {"width": 32, "num_layers": 2, "num_heads": 2},
+    "decoder": {"width": 32, "num_layers": 2, "num_heads": 2, "causal": False, "num_learned_tokens": 4},
 }
 STAGE1_DECODER = {"causal": True, "num_learned_tokens": 1, "prefix_head": True}
 

@@ -73,7 +73,8 @@ class GeneratorTrainer(TrainingLoop):
             raise UserError("optimizer.name must be adamw and lr_scheduler.scheduler cosine")
         self.total_steps = config.training.max_train_steps
         self.generator = build_generator(config.model.generator).to(self.accelerator.device)
-        check_fit(build_tokenizer(config.model.vq_model), self.generator)
+        with torch.device("meta"):  # its sizes are all that is asked for
+            check_fit(build_tokenizer(config.model.vq_model), self.generator)
         params = config.dataset.params
         cache = open_token_cache(params.pretokenization)
         check_cache(cache, self.generator, params.pretokenization)

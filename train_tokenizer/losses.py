@@ -23,12 +23,12 @@ def prefix_loss_ratio(num_prefix_tokens: int, num_image_tokens: int, prefix_weig
 
 def _pretrained_state(name: str, checkpoint: str | None, key: str) -> dict[str, Tensor]:
     """Weights of a torchvision classifier: from `checkpoint`, torch's hub cache, or a download."""
-    if checkpoint:
-        return read_state_dict(checkpoint)
     try:
         weights = torchvision.models.get_model_weights(name)
     except ValueError as error:
         raise UserError(f"losses.perceptual_model '{name}' is no classifier of torchvision") from error
+    if checkpoint:
+        return read_state_dict(checkpoint)
     best = weights.IMAGENET1K_V1
     try:
         return dict(best.get_state_dict(progress=False, check_hash=True))
@@ -70,12 +70,12 @@ class LPIPSLoss(nn.Module):
         import lpips
 
         state = _pretrained_state("vgg16", checkpoint, "losses.lpips_checkpoint")
+        vgg = torchvision.models.vgg16(weights=None)
+        load_strict(vgg, state, checkpoint or "vgg16", prefixes=("features.",))
         self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        for index in range(1, 6):
+        for index in range(1, 6):  # the package cuts VGG's layers into five slices, numbered on
             for position, layer in getattr(self.metric.net, f"slice{index}").named_children():
-                if isinstance(layer, nn.Conv2d):
-                    layer.weight.data.copy_(state[f"features.{position}.weight"])
-                    layer.bias.data.copy_(state[f"features.{position}.bias"])
+                layer.load_state_dict(vgg.features[int(position)].state_dict())
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:

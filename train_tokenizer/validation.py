@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from dataset.image_folder import ImageList, to_float
 from dataset.image_loader import CenterCrops
@@ -46,7 +47,7 @@ def validate(
     loader = DataLoader(Subset(crops, mine.tolist()), batch_size, num_workers=num_workers)
     usage = CodebookUsage(tokenizer.codebook_size, accelerator.device)
     sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-    for batch in loader:
+    for batch in tqdm(loader, "validating", leave=False, disable=not accelerator.is_main_process, mininterval=1.0):
         x = to_float(batch.to(accelerator.device))
         with accelerator.autocast():
             out = tokenizer(x)

@@ -17,8 +17,12 @@ MAX_BAD_STEPS = 20  # in a row, before a training gives up
 
 def build_accelerator(training: Any) -> Accelerator:
     """Accelerator for `training.mixed_precision`, on the GPU if there is one, else on the CPU."""
+    if training.mixed_precision == "False":  # what YAML makes of an unquoted no
+        training.mixed_precision = "no"
     if training.mixed_precision not in PRECISIONS:
         raise UserError(f"training.mixed_precision is '{training.mixed_precision}'; choose of {PRECISIONS}")
+    if training.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("training.mixed_precision=fp16 needs a GPU; choose bf16 or no")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.enable_tf32
     accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=not torch.cuda.is_available())
     if accelerator.device.type == "cpu":
@@ -32,7 +36,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
     Dropout then needs no saved random state to be the same after a resume.
     """
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
 def synchronized(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager:
@@ -59,7 +63,7 @@ class NonFiniteGuard:
         if norm == norm and norm != float("inf"):
             optimizer.step()
             self.in_a_row = 0
-        elif self.accelerator.mixed_precision == "fp16":
+        elif self.accelerator.scaler is not None:
             optimizer.step()  # the scaler sees the overflow, skips, and lowers its scale
         else:
             self.skipped += 1

@@ -25,6 +25,10 @@ def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
     return Path(output_dir) / "checkpoints" / f"step_{step:08d}"
 
 
+def checkpoint_step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
 def save_checkpoint(
     output_dir: str | Path, step: int, weights: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
 ) -> Path:

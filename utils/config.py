@@ -14,6 +14,7 @@ from yaml import YAMLError
 import modeling.build  # noqa: F401  (registers the models)
 from modeling.interfaces import GENERATORS, TOKENIZERS
 from utils.errors import UserError, nearest
+from utils.schema import TokenizerArchitecture
 
 MODEL_SECTIONS = {"vq_model": TOKENIZERS, "generator": GENERATORS}
 
@@ -63,6 +64,37 @@ def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig
     return schema
 
 
+# The least value that makes sense, for keys of any schema.
+LEAST = {
+    "experiment.log_every": 1,
+    "experiment.save_every": 1,
+    "experiment.eval_every": 1,
+    "experiment.keep_checkpoints": 1,
+    "dataset.params.num_workers_per_gpu": 0,
+    "training.per_gpu_batch_size": 1,
+    "training.gradient_accumulation_steps": 1,
+    "training.max_train_steps": 1,
+    "training.seed": 0,
+    "sampling.num_samples": 1,
+    "sampling.batch_size": 1,
+    "model.vq_model.patch_size": 1,
+    "model.vq_model.image_size": 1,
+    "model.vq_model.codebook_size": 1,
+    "model.vq_model.encoder.num_heads": 1,
+    "model.vq_model.decoder.num_heads": 1,
+    "model.generator.num_attention_heads": 1,
+    "model.generator.condition_num_classes": 1,
+    "model.generator.randomize_temperature": 1e-9,
+}
+
+
+def _check_ranges(config: DictConfig) -> None:
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, int | float) and value < least:
+            raise UserError(f"{key} is {value}; it must be at least {least}")
+
+
 def compose(schema_class: type, given: DictConfig, overrides: list[str], source: str) -> DictConfig:
     """Schema defaults, then `given`, then `overrides` ("dotted.key=value"), checked and typed.
 
@@ -82,7 +114,7 @@ def compose(schema_class: type, given: DictConfig, overrides: list[str], source:
     for item in overrides:
         key, _, value = item.partition("=")
         try:
-            parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
             if isinstance(OmegaConf.select(config, key), ListConfig | DictConfig) and parsed is None:
                 raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
             OmegaConf.update(config, key, parsed, merge=True)
@@ -90,9 +122,14 @@ def compose(schema_class: type, given: DictConfig, overrides: list[str], source:
             raise _explain(error, schema, "the command line") from error
         except (YAMLError, ValueError, IndexError, TypeError) as error:
             raise UserError(f"cannot read the override '{item}' ({str(error).splitlines()[0]})") from error
-    unset = sorted(OmegaConf.missing_keys(config))
+    try:
+        unset = sorted(OmegaConf.missing_keys(config))
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _explain(error, schema, source) from error
     if unset:
         raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
+    _check_ranges(config)
     return config
 
 
@@ -120,3 +157,16 @@ def load_config(schema_class: type, description: str, argv: list[str] | None = N
     if path is None:
         raise UserError("no configuration: start with config=FILE, for instance config=configs/alitok_b.yaml")
     return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))
+
+
+def read_tokenizer_config(path: str | Path) -> Any:
+    """`model.vq_model` of a tokenizer or generator configuration file, as its dataclass.
+
+    Raises UserError.
+    """
+    given = read_yaml(path)
+    section = OmegaConf.select(given, "model.vq_model")
+    if not isinstance(section, DictConfig):
+        raise UserError(f"{path} has no section model.vq_model")
+    alone = OmegaConf.create({"model": {"vq_model": section}})
+    return OmegaConf.to_object(compose(TokenizerArchitecture, alone, [], str(path)).model.vq_model)

@@ -30,7 +30,9 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = f"[rank {rank}] " if rank != "0" else ""
-            print(f"{where}error: {error}", file=sys.stderr, flush=True)
+            # One raised in a data worker arrives with that worker's stack trace before it.
+            message = str(error).strip().splitlines()[-1].removeprefix(f"{__name__}.UserError: ")
+            print(f"{where}error: {message}", file=sys.stderr, flush=True)
             # A peer may be waiting in a collective; the launcher ends it when this process fails.
             sys.exit(2)
 

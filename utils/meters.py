@@ -3,6 +3,7 @@
 import time
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 
@@ -10,6 +11,9 @@ class Meters:
     """Collects values without waiting for the device, averages them when asked."""
 
     def __init__(self):
+        self._reset()
+
+    def _reset(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
         self._samples = 0
         self._waited = 0.0
@@ -22,11 +26,15 @@ class Meters:
         self._samples += samples
         self._waited += waited
 
-    def pop(self) -> dict[str, float]:
-        """Means since the last call, `images_per_second` and `data_wait` (share of the time)."""
-        result = {name: float(torch.stack(v).mean()) for name, v in self._values.items()}
+    def pop(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means since the last call over all ranks, which must have added the same names.
+
+        Adds `images_per_second` and `data_wait`, the share of the time spent on waiting.
+        """
         elapsed = time.perf_counter() - self._since
-        result["images_per_second"] = self._samples / elapsed
-        result["data_wait"] = self._waited / elapsed
-        self.__init__()
+        means = {name: torch.stack(values).mean().to(accelerator.device) for name, values in self._values.items()}
+        means["data_wait"] = torch.tensor(self._waited / elapsed, device=accelerator.device)
+        reduced = accelerator.reduce(torch.stack(list(means.values())), reduction="mean").tolist()
+        result = dict(zip(means, reduced, strict=True)) | {"images_per_second": self._samples / elapsed}
+        self._reset()
         return result

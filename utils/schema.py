@@ -194,6 +194,7 @@ class ARTraining:
 class Sampling:
     num_samples: int = 50000
     batch_size: int = 125
+    class_ids: list[int] | None = None
     precision: str | None = None
     save_png: bool = False
 
@@ -211,6 +212,6 @@ class ARConfig:
 
 @dataclass
 class TokenizerArchitecture:
-    """Only `model.vq_model` of a tokenizer or AR configuration; the rest is taken as it is."""
+    """`model.vq_model` alone, as programs need it that use a trained tokenizer."""
 
     model: TokenizerModel = field(default_factory=TokenizerModel)

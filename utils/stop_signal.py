@@ -8,6 +8,12 @@ from accelerate import Accelerator
 AGREE_EVERY = 10  # steps; asking the other ranks costs a small collective
 
 
+def ignore_stop_signals(_worker_id: int) -> None:
+    """For data workers: launchers signal the whole process group, and the last step needs its data."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal:
     """`with StopSignal(accelerator) as stop: ... if stop.requested(step): save and leave`."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
@@ -14,10 +15,11 @@ from tqdm import tqdm
 
 from dataset.sampler import ShuffledBatches
 from utils.accelerator import NonFiniteGuard, build_accelerator, seed_step
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import checkpoint_step, list_checkpoints, save_checkpoint
+from utils.errors import UserError
 from utils.meters import Meters
 from utils.plots import plot_curves
-from utils.stop_signal import StopSignal
+from utils.stop_signal import StopSignal, ignore_stop_signals
 from utils.tracking import Tracker
 
 
@@ -97,7 +99,17 @@ class TrainingLoop(ABC):
             batch_size=None,  # the dataset makes a whole batch at a time
             num_workers=self.config.dataset.params.num_workers_per_gpu,
             pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
         )
+
+    def check_resumed_together(self) -> None:
+        """Raise UserError unless all ranks start at the same step; called once models are loaded."""
+        steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device))
+        if steps.min() != steps.max():
+            raise UserError(
+                f"ranks found checkpoints of different steps ({steps.tolist()}): experiment.output_dir must be a"
+                " folder that all machines share"
+            )
 
     @property
     def images_per_step(self) -> int:
@@ -107,9 +119,17 @@ class TrainingLoop(ABC):
     def run(self) -> None:
         """Train to the last step, then export. Exits with 128 + signal after a wish to stop."""
         config, accelerator = self.config, self.accelerator
+        self.check_resumed_together()
         if self.step >= self.total_steps and (self.output_dir / "model.safetensors").is_file():
             accelerator.print(f"{self.output_dir} is trained already ({self.total_steps} steps)")
             return
+        later = [p.name for p in list_checkpoints(self.output_dir) if checkpoint_step(p) > self.step]
+        if later:
+            raise UserError(
+                f"{self.output_dir} holds a checkpoint of a later step ({later[-1]}): set experiment.resume=auto to"
+                " go on from it, remove it, or choose another experiment.output_dir"
+            )
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.structured(config), self.output_dir / "config.yaml")
@@ -155,7 +175,7 @@ class TrainingLoop(ABC):
                 return last or (every > 0 and self.step % every == 0)
 
             if due(experiment.log_every):
-                means = meters.pop() | {"skipped_steps": self.guard.skipped}
+                means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped}
                 if not due(getattr(experiment, "log_grad_norm_every", 1)):
                     means.pop("grad_norm", None)
                 tracker.log(self.step, means)

@@ -83,7 +83,9 @@ def load_strict(
     ]
     if problems:
         raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
-    model.load_state_dict(state, strict=False)
+    meta = any(v.is_meta for v in own.values())
+    # A model on the meta device becomes real by taking over the tensors themselves.
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False, assign=meta)
 
 
 # The codebook's usage statistics matter to stage-1 training alone: the published AliTok.pth
@@ -91,8 +93,8 @@ def load_strict(
 TOKENIZER_OPTIONAL_KEYS = ("quantize.embed_prob",)
 
 
-def load_tokenizer_weights(tokenizer: nn.Module, path: str | Path) -> None:
-    load_strict(tokenizer, read_state_dict(path), path, optional=TOKENIZER_OPTIONAL_KEYS)
+def load_tokenizer_state(tokenizer: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    load_strict(tokenizer, state, source, optional=TOKENIZER_OPTIONAL_KEYS)
 
 
 # What decides the codes; stage 2 takes it over from stage 1 and freezes it.
@@ -105,8 +107,8 @@ def load_encoder_weights(tokenizer: nn.Module, path: str | Path) -> None:
     load_strict(tokenizer, state, path, optional=TOKENIZER_OPTIONAL_KEYS, prefixes=ENCODER_PREFIXES)
 
 
-def load_generator_weights(generator: nn.Module, path: str | Path) -> None:
-    load_strict(generator, read_state_dict(path), path)
+def load_generator_state(generator: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    load_strict(generator, state, source)
 
 
 def tokenizer_export(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch  # noqa: E402
-
 from evaluation.classifier import ClassifierExtractor  # noqa: E402
 from evaluation.inception import InceptionExtractor, find_weights  # noqa: E402
 from evaluation.report import evaluate_npz  # noqa: E402
 from utils.atomic import write_atomically  # noqa: E402
+from utils.distributed import init_process  # noqa: E402
 from utils.errors import entry_point  # noqa: E402
 
 
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = init_process().device
     if args.classifier:
         extractor = ClassifierExtractor(args.classifier, device)
     else:

@@ -75,7 +75,6 @@ def main() -> None:
         "guidance_scale_pow": settings.guidance_scale_pow,
         "temperature": settings.randomize_temperature,
         "class_ids": sampling.class_ids,
-        "save_png": sampling.save_png,
         "precision": precision,
     }
     if precision == "bf16":
@@ -84,6 +83,8 @@ def main() -> None:
     with state.main_process_first():
         complete = shards.begin()
     if complete:
+        if sampling.save_png and state.is_main_process:
+            shards.complete_pngs()
         state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
         return
     missing = shards.missing()
@@ -110,6 +111,8 @@ def main() -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         print(f"wrote {shards.assemble(np.array(classes))}")
+        if sampling.save_png:
+            shards.complete_pngs()
     state.wait_for_everyone()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
+from evaluation.npz import NpzImages
 from utils.atomic import write_atomically
 from utils.errors import UserError
 
@@ -37,6 +38,9 @@ class SampleShards:
 
     def path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.npy"
+
+    def png(self, index: int) -> Path:
+        return self.output_dir / f"{index:06d}.png"
 
     def begin(self) -> bool:
         """Check or record the identity. Returns whether the .npz is there already.
@@ -72,7 +76,18 @@ class SampleShards:
 
     def write_pngs(self, shard: int, images: np.ndarray) -> None:
         for index, image in zip(self.images_of(shard), images, strict=True):
-            Image.fromarray(image).save(self.output_dir / f"{index:06d}.png")
+            Image.fromarray(image).save(self.png(index))
+
+    def complete_pngs(self) -> None:
+        """Write the PNG files that are missing, as earlier runs may not have been asked for them."""
+        if all(self.png(i).is_file() for i in range(self.num_samples)):
+            return
+        first = 0
+        for batch in NpzImages(self.npz).batches(SHARD_SIZE):
+            for index, image in enumerate(batch, first):
+                if not self.png(index).is_file():
+                    Image.fromarray(image).save(self.png(index))
+            first += len(batch)
 
     def assemble(self, labels: np.ndarray) -> Path:
         """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), remove them."""

@@ -80,6 +80,9 @@ def test_sample_shards_survive_and_stream(tmp_path, monkeypatch):
     with np.load(path, allow_pickle=False) as arrays:
         assert (arrays["arr_0"] == images).all() and arrays["arr_1"].tolist() == [0, 1, 2] * 3 + [0]
     assert open_shards().begin()
+    shards.png(3).unlink(missing_ok=True)
+    shards.complete_pngs()
+    assert all((np.array(read_rgb(shards.png(i))) == images[i]).all() for i in range(10))
     streamed = list(NpzImages(path).batches(3))
     assert [len(b) for b in streamed] == [3, 3, 3, 1] and (np.concatenate(streamed) == images).all()
 

@@ -63,7 +63,6 @@ def test_an_interrupted_step_keeps_its_results_unless_its_inputs_changed(steps):
 
 
 def test_a_failing_step_ends_with_one_line(steps, capfd, monkeypatch):
-    _, folder = steps
     failing = [quickstart.Step("bad", ("-c", "raise SystemExit(3)"))]
     monkeypatch.setattr(quickstart, "pipeline", lambda *_: failing)
     with pytest.raises(SystemExit) as caught:

@@ -243,7 +243,7 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
 
 def test_a_used_folder_is_not_trained_over(tmp_path):
     generator_trainer(tmp_path, "run").run()
-    with pytest.raises(UserError, match="holds a checkpoint of a later step.*resume=auto"):
+    with pytest.raises(UserError, match=r"holds a checkpoint of a later step.*resume=auto"):
         generator_trainer(tmp_path, "run").run()
 
 

@@ -12,7 +12,7 @@ from modeling.build import build_generator, build_tokenizer, check_fit, load_tok
 from modeling.interfaces import Generator
 from modeling.sampler import image_noise, sample_codes
 from utils.accelerator import synchronized
-from utils.checkpoint import find_resume, load_checkpoint_weights, load_training_state
+from utils.checkpoint import load_checkpoint_weights
 from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 from utils.lr_schedule import warmup_cosine
@@ -91,23 +91,15 @@ class GeneratorTrainer(TrainingLoop):
             fused=True,
         )
         self.ema = ModelEmaV3(self.generator, config.training.ema_decay) if config.training.use_ema else None
-        self._load()
+        self.resume()
         self.model, self.optimizer = self.accelerator.prepare(LossModule(self.generator), self.optimizer)
         self._tokenizer = None
 
-    def _load(self) -> None:
-        folder = find_resume(self.config.experiment.resume, self.output_dir)
-        if folder is None:
-            return
-        state = load_training_state(folder)
+    def restore(self, folder: Path, state: dict[str, Any]) -> None:
         load_strict(self.generator, load_checkpoint_weights(folder, "model"), folder)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             load_strict(self.ema.module, load_checkpoint_weights(folder, "ema"), folder)
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.accelerator.print(f"resumed from {folder}")
 
     def state(self) -> tuple[dict[str, dict], dict[str, Any]]:
         weights = {"model": self.generator.state_dict()}

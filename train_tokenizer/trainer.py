@@ -1,5 +1,6 @@
 """Training one stage of the tokenizer."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from train_tokenizer.losses import (
 from train_tokenizer.phases import PhaseSchedule
 from train_tokenizer.validation import validate
 from utils.accelerator import synchronized
-from utils.checkpoint import find_resume, load_checkpoint_weights, load_training_state
+from utils.checkpoint import load_checkpoint_weights
 from utils.errors import UserError
 from utils.images import save_png
 from utils.schema import Phase, TokenizerConfig
@@ -43,7 +44,8 @@ class TokenizerTrainer(TrainingLoop):
         self.val_images = list_images(params.data_path, params.val_split)
         self._build_models()
         self._build_losses()
-        self._load()
+        if not self.resume():
+            self._start_fresh()
         images = list_images(params.data_path, params.train_split)
         self.dataset = TrainingImages(images, self.tokenizer.image_size, params.random_flip)
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, self.optimizer)
@@ -90,25 +92,19 @@ class TokenizerTrainer(TrainingLoop):
 
     # -- state --------------------------------------------------------------------------------
 
-    def _load(self) -> None:
+    def _start_fresh(self) -> None:
         experiment = self.config.experiment
-        folder = find_resume(experiment.resume, self.output_dir)
-        if folder is None:
-            if experiment.init_from:
-                load_encoder_weights(self.tokenizer, experiment.init_from)
-            elif self.config.training.freeze_encoder:
-                raise UserError("training.freeze_encoder needs experiment.init_from, a stage-1 tokenizer's weights")
-            return
-        state = load_training_state(folder)
+        if experiment.init_from:
+            load_encoder_weights(self.tokenizer, experiment.init_from)
+        elif self.config.training.freeze_encoder:
+            raise UserError("training.freeze_encoder needs experiment.init_from, a stage-1 tokenizer's weights")
+
+    def restore(self, folder: Path, state: dict[str, Any]) -> None:
         load_strict(self.tokenizer, load_checkpoint_weights(folder, "model"), folder)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator is not None:
             load_strict(self.discriminator, load_checkpoint_weights(folder, "discriminator"), folder)
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.accelerator.print(f"resumed from {folder}")
 
     def state(self) -> tuple[dict[str, dict], dict[str, Any]]:
         weights = {"model": self.tokenizer.state_dict()}

@@ -15,7 +15,13 @@ from tqdm import tqdm
 
 from dataset.sampler import ShuffledBatches
 from utils.accelerator import NonFiniteGuard, build_accelerator, seed_step
-from utils.checkpoint import checkpoint_step, list_checkpoints, save_checkpoint
+from utils.checkpoint import (
+    checkpoint_step,
+    find_resume,
+    list_checkpoints,
+    load_training_state,
+    save_checkpoint,
+)
 from utils.errors import UserError
 from utils.meters import Meters
 from utils.plots import plot_curves
@@ -54,6 +60,10 @@ class TrainingLoop(ABC):
         """What a checkpoint holds: weights by file stem, and everything else."""
 
     @abstractmethod
+    def restore(self, folder: Path, state: dict[str, Any]) -> None:
+        """Take over what `state()` gave when the checkpoint `folder` was written."""
+
+    @abstractmethod
     def evaluate(self, tracker: Tracker) -> dict[str, float]:
         """Validate on all ranks; log and draw on the main one."""
 
@@ -71,6 +81,19 @@ class TrainingLoop(ABC):
         values = self.optimize(batches)
         self.step += 1
         return values
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint that `experiment.resume` names, if any; before `prepare`."""
+        folder = find_resume(self.config.experiment.resume, self.output_dir)
+        if folder is None:
+            return False
+        state = load_training_state(folder)
+        self.restore(folder, state)
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.accelerator.print(f"resumed from {folder}")
+        return True
 
     def save(self) -> None:
         """Write the checkpoint of the current step; every rank calls it."""

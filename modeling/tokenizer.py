@@ -1,6 +1,7 @@
 """AliTok's tokenizer: encoder, quantizer and decoder, all sizes derived from one configuration."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class AliTokConfig:
     num_latent_tokens: int | None = None  # derived from image and patch size
     image_size: int = 256
     patch_size: int = 16
+    init_std: float = 0.02
     encoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(768, 12, 12))
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(1024, 24, 16))
 
@@ -106,7 +108,7 @@ class AliTok(nn.Module):
             prefix_head=dec.prefix_head,
         )
         self.quantize = VectorQuantizer(config.codebook_size, config.token_size)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, std=config.init_std))
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """images: (B, 3, H, W) in [0, 1]."""

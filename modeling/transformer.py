@@ -55,14 +55,13 @@ class ResidualAttentionBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-def init_weights(module: nn.Module) -> None:
-    """Initialise one module of the tokenizer; use as `model.apply(init_weights)`.
+def init_weights(module: nn.Module, std: float) -> None:
+    """Initialise one module of the tokenizer; for `model.apply`.
 
-    Linear, convolution and embedding weights: normal with std 0.02, truncated at two std;
+    Linear, convolution and embedding weights: normal with `std`, truncated at two std;
     biases 0; norms are left at 1 and 0.
     """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-        std = 0.02
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)

@@ -1,5 +1,6 @@
 """Building the models that a configuration names, and loading their weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import modeling.generator
 import modeling.tokenizer  # noqa: F401  (both register their classes)
 from modeling.interfaces import GENERATORS, TOKENIZERS, Generator, Tokenizer
 from utils.errors import UserError
-from utils.weights import load_generator_state, load_tokenizer_state, read_state_dict
+from utils.weights import TOKENIZER_OPTIONAL_KEYS, load_strict, read_state_dict
 
 
 def build_tokenizer(config: Any) -> Tokenizer:
@@ -28,22 +29,28 @@ def frozen(model: nn.Module, device: torch.device | str) -> nn.Module:
     return model.to(device).eval().requires_grad_(False)
 
 
-def load_tokenizer(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, frozen. Raises UserError."""
+def _load(
+    build: Callable[[Any], nn.Module],
+    config: Any,
+    checkpoint: str | Path,
+    device: torch.device | str,
+    optional: tuple[str, ...] = (),
+) -> nn.Module:
     state = read_state_dict(checkpoint)  # first, as it may fail and building takes longer
     with torch.device("meta"):  # no random weights, only to overwrite them
-        tokenizer = build_tokenizer(config)
-    load_tokenizer_state(tokenizer, state, checkpoint)
-    return frozen(tokenizer, device)
+        model = build(config)
+    load_strict(model, state, checkpoint, optional=optional)
+    return frozen(model, device)
+
+
+def load_tokenizer(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """Tokenizer with the weights of `checkpoint`, frozen. Raises UserError."""
+    return _load(build_tokenizer, config, checkpoint, device, TOKENIZER_OPTIONAL_KEYS)
 
 
 def load_generator(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Generator:
     """Generator with the weights of `checkpoint`, frozen. Raises UserError."""
-    state = read_state_dict(checkpoint)  # first, as it may fail and building takes longer
-    with torch.device("meta"):  # no random weights, only to overwrite them
-        generator = build_generator(config)
-    load_generator_state(generator, state, checkpoint)
-    return frozen(generator, device)
+    return _load(build_generator, config, checkpoint, device)
 
 
 def check_fit(tokenizer: Tokenizer, generator: Generator) -> None:

@@ -46,7 +46,8 @@ class LogitLoss(nn.Module):
     def __init__(self, name: str, checkpoint: str | None):
         super().__init__()
         state = _pretrained_state(name, checkpoint, "losses.perceptual_checkpoint")
-        self.classifier = torchvision.models.get_model(name, weights=None)
+        with torch.device("meta"):  # no random weights, only to overwrite them
+            self.classifier = torchvision.models.get_model(name, weights=None)
         load_strict(self.classifier, state, checkpoint or name)
         self.eval().requires_grad_(False)
 
@@ -70,7 +71,8 @@ class LPIPSLoss(nn.Module):
         import lpips
 
         state = _pretrained_state("vgg16", checkpoint, "losses.lpips_checkpoint")
-        vgg = torchvision.models.vgg16(weights=None)
+        with torch.device("meta"):  # no random weights, only to overwrite them
+            vgg = torchvision.models.vgg16(weights=None)
         load_strict(vgg, state, checkpoint or "vgg16", prefixes=("features.",))
         self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         for index in range(1, 6):  # the package cuts VGG's layers into five slices, numbered on

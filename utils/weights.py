@@ -93,10 +93,6 @@ def load_strict(
 TOKENIZER_OPTIONAL_KEYS = ("quantize.embed_prob",)
 
 
-def load_tokenizer_state(tokenizer: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    load_strict(tokenizer, state, source, optional=TOKENIZER_OPTIONAL_KEYS)
-
-
 # What decides the codes; stage 2 takes it over from stage 1 and freezes it.
 ENCODER_PREFIXES = ("encoder.", "quantize.", "latent_tokens")
 
@@ -105,10 +101,6 @@ def load_encoder_weights(tokenizer: nn.Module, path: str | Path) -> None:
     """Load encoder, codebook and latent tokens of a stage-1 tokenizer, but not its decoder."""
     state = read_state_dict(path)
     load_strict(tokenizer, state, path, optional=TOKENIZER_OPTIONAL_KEYS, prefixes=ENCODER_PREFIXES)
-
-
-def load_generator_state(generator: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    load_strict(generator, state, source)
 
 
 def tokenizer_export(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Image folders laid out as ImageNet is: ROOT/<split>/<class folder>/.../<file>."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,16 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        return self.root / self.paths[index]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over class names and paths."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for path in self.paths:
+            digest.update(f"\n{path}".encode())
+        return digest.hexdigest()
 
 
 def list_images(data_path: str | Path, split: str) -> ImageList:

@@ -1,7 +1,8 @@
 """Which samples each training step sees: a function of seed and step, and of nothing else.
 
-No state needs saving: a resumed run, another number of workers, or another split of the same
-global batch over processes and accumulation steps sees the same samples at the same step.
+A position is the number of samples seen, so a run resumed with another batch size or number of
+processes goes on where it was; another number of workers, or another split of the same global
+batch over processes and accumulation steps, sees the same samples at the same step.
 """
 
 from collections.abc import Iterator
@@ -27,24 +28,24 @@ class ShuffledBatches(Sampler):
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, *, seed: int, rank: int, world_size: int, start: int, stop: int
+        self, num_samples: int, batch_size: int, *, seed: int, rank: int, world_size: int, seen: int, num_batches: int
     ):
-        """`start` and `stop` count batches of this rank: steps x accumulation steps."""
+        """seen: samples that all ranks have had before; num_batches: of this rank, from there on."""
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.start = start
-        self.stop = stop
+        self.seen = seen
+        self.num_batches = num_batches
         self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return self.num_batches
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in range(self.start, self.stop):
-            first = (batch * self.world_size + self.rank) * self.batch_size
+        for batch in range(self.num_batches):
+            first = self.seen + (batch * self.world_size + self.rank) * self.batch_size
             epochs, places = np.divmod(np.arange(first, first + self.batch_size), self.num_samples)
             order, uniforms = zip(*(self._lookup(e, p) for e, p in zip(epochs, places, strict=True)), strict=True)
             yield np.array(order), np.array(uniforms)

@@ -5,6 +5,7 @@ Functions of feature arrays; nothing here knows of images or networks. Sources: 
 recall), and the choices of OpenAI's guided-diffusion evaluator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,33 @@ def statistics(features: np.ndarray | Tensor) -> Statistics:
     mu = x.mean(0)
     x = x - mu
     return Statistics(mu, x.T @ x / (len(x) - 1))
+
+
+class RunningStatistics:
+    """Statistics of features that come batch by batch, and from several processes."""
+
+    def __init__(self, num_features: int, device: torch.device | str = "cpu"):
+        self._count, self._sum, self._outer = (
+            torch.zeros(shape, dtype=torch.float64, device=device)
+            for shape in ((), (num_features,), (num_features, num_features))
+        )
+
+    def add(self, features: np.ndarray | Tensor) -> None:
+        """features: (n, d)."""
+        x = torch.as_tensor(features, device=self._sum.device).double()
+        self._count += len(x)
+        self._sum += x.sum(0)
+        self._outer += x.T @ x
+
+    def reduced(self, reduce: Callable[[Tensor], Tensor]) -> "RunningStatistics":
+        """The statistics of all processes; `reduce` sums a tensor over them."""
+        result = RunningStatistics(len(self._sum), self._sum.device)
+        result._count, result._sum, result._outer = (reduce(x) for x in (self._count, self._sum, self._outer))
+        return result
+
+    def statistics(self) -> Statistics:
+        mu = self._sum / self._count
+        return Statistics(mu, (self._outer - self._count * torch.outer(mu, mu)) / (self._count - 1))
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:

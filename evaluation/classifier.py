@@ -65,6 +65,7 @@ class ClassifierExtractor:
         self.network = Classifier(self.info["num_classes"])
         self.network.load_state_dict(state)
         self.network.to(device).eval()
+        self.num_features = self.network.head.in_features
         self.device = device
         self.name = f"classifier ({100 * self.info['val_accuracy']:.1f} % on its validation split)"
 

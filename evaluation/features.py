@@ -30,6 +30,7 @@ class Features:
 
 class Extractor(Protocol):
     name: str
+    num_features: int  # of the pool features
 
     def __call__(self, images: Tensor) -> Features:
         """images: (B, H, W, 3) uint8 -> Features on the CPU."""

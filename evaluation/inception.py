@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evaluation.features import Features
-from utils.errors import UserError
+from utils.pretrained import find_weights, get_weights
 from utils.weights import read_state_dict
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
@@ -14,42 +14,25 @@ WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, the first ones: ADM's choice for sFID
 
 
-def find_weights(path: str | None) -> str:
-    """`path`, else the working directory, else torch's hub cache, else a download.
-
-    Raises UserError that says which file to put where.
-    """
-    if path:
-        if not Path(path).is_file():
-            raise UserError(f"--inception: {path} is not there")
-        return path
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    for place in (Path(WEIGHTS), Path("weights") / WEIGHTS, cached):
-        if place.is_file():
-            return str(place)
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(WEIGHTS_URL, str(cached), hash_prefix="6726825d")
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"Inception weights: no download possible ({error}). Get {WEIGHTS_URL} elsewhere and put it to"
-            f" weights/{WEIGHTS}, or name it with --inception"
-        ) from error
-    return str(cached)
+def inception_weights(path: str | None, download: bool = True) -> Path | None:
+    """`path`, else the working directory, weights/ or torch's hub cache, else a download or None."""
+    find = get_weights if download else find_weights
+    return find("ADM's Inception", WEIGHTS_URL, "--inception", path, places=(".", "weights"))
 
 
 class InceptionExtractor:
     """Pool features (2048), spatial features (2023) and logits without bias (1008)."""
 
     name = "inception-v3-2015-12-05"
+    num_features = 2048
 
-    def __init__(self, weights: str, device: torch.device | str = "cpu"):
+    def __init__(self, weights: str | Path, device: torch.device | str = "cpu"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         read_state_dict(weights)  # refuses damaged files and pickled code, which torch-fidelity would run
         self.device = device
         self.network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=weights
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
         ).to(device)
         self._spatial: Tensor | None = None
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)

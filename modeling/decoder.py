@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from modeling.transformer import ResidualAttentionBlock, learned_tokens
+from modeling.transformer import ResidualAttentionBlock, learned_tokens, run_blocks
 
 
 class Decoder(nn.Module):
@@ -37,6 +37,7 @@ class Decoder(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
         self.num_learned_tokens = num_learned_tokens
         self.prefix_head = prefix_head
+        self.activation_checkpointing = False
         length = num_learned_tokens + num_prefix_tokens + grid_size**2
         self.decoder_embed = nn.Linear(token_size, width)
         self.class_embedding = learned_tokens(num_learned_tokens, width)
@@ -70,8 +71,7 @@ class Decoder(nn.Module):
         learned = self.class_embedding.expand(x.shape[0], -1, -1).to(x.dtype)
         x = torch.cat([learned, x], dim=1) + self.latent_token_positional_embedding
         x = self.ln_pre(x)
-        for block in self.transformer:
-            x = block(x)
+        x = run_blocks(self.transformer, x, self.activation_checkpointing)
         x = self.ln_post(x)
         prefix_end = self.num_learned_tokens + self.num_prefix_tokens
         images = self._to_pixels(x[:, prefix_end:], self.grid_size, self.ffn, self.conv_out)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modeling.transformer import ResidualAttentionBlock, learned_tokens
+from modeling.transformer import ResidualAttentionBlock, learned_tokens, run_blocks
 
 
 class Encoder(nn.Module):
@@ -23,6 +23,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.num_latent_tokens = num_latent_tokens
+        self.activation_checkpointing = False
         self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
         self.positional_embedding = learned_tokens(grid_size**2, width)
         self.latent_token_positional_embedding = learned_tokens(num_latent_tokens, width)
@@ -41,7 +42,6 @@ class Encoder(nn.Module):
         latents = latent_tokens + self.latent_token_positional_embedding
         latents = latents.expand(images.shape[0], -1, -1)
         x = self.ln_pre(torch.cat([patches, latents.to(patches.dtype)], dim=1))
-        for block in self.transformer:
-            x = block(x)
+        x = run_blocks(self.transformer, x, self.activation_checkpointing)
         x = self.ln_post(x[:, -self.num_latent_tokens :])
         return self.conv_out(x.transpose(1, 2).unsqueeze(2))

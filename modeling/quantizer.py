@@ -9,19 +9,23 @@ USAGE_DECAY = 0.99
 # Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
 ANCHOR_SHARPNESS = 10.0
 ANCHOR_EPSILON = 1e-3
+LIVE_SHARE = 0.1  # of the average code's usage, from which on a code counts as used
 
 
 class VectorQuantizer(nn.Module):
     """Nearest codebook row by squared Euclidean distance; float32 whatever the autocast dtype.
 
-    With `clustering`, each training-mode forward also runs the codebook update of
-    "Online Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139).
+    With `clustering`, training-mode forwards also collect what the codebook update of "Online
+    Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139) needs, and `update_codebook`
+    carries it out once a step: micro-batches of an accumulated step count as one batch, and a
+    step that is given up leaves the codebook alone.
     """
 
     def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
         super().__init__()
         self.codebook_size = codebook_size
         self.clustering = clustering
+        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self.embedding = nn.Embedding(codebook_size, token_size)
         # On the CPU even where the model is built on the meta device: not every file holds it.
         self.register_buffer("embed_prob", torch.zeros(codebook_size, device="cpu"))
@@ -44,7 +48,7 @@ class VectorQuantizer(nn.Module):
         loss = COMMITMENT_WEIGHT * (quantized.detach() - z).square().mean()
         loss = loss + (quantized - z.detach()).square().mean()
         if self.training and self.clustering:
-            self._update_codebook(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)
+            self._collect(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)
         quantized = z + (quantized - z).detach()
         return quantized, loss, codes.view(z.shape[0], -1)
 
@@ -71,28 +75,53 @@ class VectorQuantizer(nn.Module):
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allowed
 
-    @torch.no_grad()
-    def _update_codebook(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
-        """One clustering update from the latents of all ranks.
+    def _collect(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
+        """Keep the usage counts (K,) and each code's nearest latent of this batch.
 
-        latents: (n, C), codes: (n,), distances: (n, K), those of this rank.
-        Every rank ends with the same codebook and usage, bit for bit: all of them reduce the same
-        gathered numbers in the same order. Each rank first finds its own nearest latent of every
-        code, so K * (C + 1) numbers travel instead of all latents; the result is the same.
+        latents: (n, C), codes: (n,), distances: (n, K).
         """
-        counts = torch.bincount(codes, minlength=self.codebook_size)
         nearest, index = distances.min(dim=0)
-        anchors = latents[index]
+        counts = torch.bincount(codes, minlength=self.codebook_size)
+        self._collected.append((counts, nearest, latents[index]))
+
+    def recent_usage(self) -> Tensor:
+        """Share of the codes that clustering has seen at least a tenth as often as the average code."""
+        return (self.embed_prob * self.codebook_size > LIVE_SHARE).float().mean()
+
+    def discard_collected(self) -> None:
+        """Forget the forwards since the last `update_codebook`."""
+        self._collected.clear()
+
+    @torch.no_grad()
+    def update_codebook(self) -> None:
+        """One clustering update from the latents of all forwards since the last, on all ranks.
+
+        Call it after the backward passes and before the optimizer's step, on every rank. Every rank
+        ends with the same codebook and usage, bit for bit: all of them reduce the same numbers in
+        the same order. Only each rank's nearest latent of every code travels, K * (C + 1) numbers
+        in place of all latents; the result is the same.
+        """
+        if not self._collected:
+            return
+        counts, nearest, anchors = (torch.stack(parts) for parts in zip(*self._collected, strict=True))
+        self._collected.clear()
+        counts = counts.sum(0)
+        nearest, anchors = _nearest_of(nearest, anchors)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(counts)
             all_nearest = [torch.empty_like(nearest) for _ in range(dist.get_world_size())]
             all_anchors = [torch.empty_like(anchors) for _ in range(dist.get_world_size())]
             dist.all_gather(all_nearest, nearest)
             dist.all_gather(all_anchors, anchors.contiguous())
-            owner = torch.stack(all_nearest).argmin(dim=0)
-            anchors = torch.stack(all_anchors)[owner, torch.arange(len(owner), device=owner.device)]
+            _, anchors = _nearest_of(torch.stack(all_nearest), torch.stack(all_anchors))
         share = counts.float() / counts.sum()
         self.embed_prob.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
         exponent = -self.embed_prob * self.codebook_size * ANCHOR_SHARPNESS / (1 - USAGE_DECAY)
         weight = torch.exp(exponent - ANCHOR_EPSILON).unsqueeze(1)
         self.embedding.weight.mul_(1 - weight).add_(anchors * weight)
+
+
+def _nearest_of(nearest: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """nearest (m, K), anchors (m, K, C) of m batches -> (K,), (K, C) of all of them."""
+    nearest, owner = nearest.min(dim=0)
+    return nearest, anchors[owner, torch.arange(len(owner), device=owner.device)]

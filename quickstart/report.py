@@ -14,10 +14,10 @@ from torch import Tensor
 from dataset.image_folder import list_images, to_float
 from dataset.image_loader import CenterCrops
 from evaluation.classifier import ClassifierExtractor
+from evaluation.evaluate_tokenizer import spread
 from evaluation.features import extract
 from evaluation.npz import NpzImages, read_small
 from modeling.build import load_tokenizer
-from train_tokenizer.validation import spread
 from utils.atomic import write_atomically
 from utils.config import read_tokenizer_config
 from utils.errors import entry_point

@@ -64,8 +64,11 @@ def test_encode_equals_forward_and_leaves_the_codebook_alone():
     before = model.quantize.embedding.weight.clone()
     codes = model.encode(images)
     assert torch.equal(model.quantize.embedding.weight, before)
+    model.quantize.update_codebook()
+    assert torch.equal(model.quantize.embedding.weight, before)  # nothing was collected
     assert torch.equal(model(images).codes, codes)
-    assert not torch.equal(model.quantize.embedding.weight, before)  # forward did cluster
+    model.quantize.update_codebook()
+    assert not torch.equal(model.quantize.embedding.weight, before)  # forward collects, the update clusters
 
 
 def test_clustering_revives_dead_codes():
@@ -73,9 +76,37 @@ def test_clustering_revives_dead_codes():
     quantizer = VectorQuantizer(64, 4, clustering=True).train()
     nn.init.normal_(quantizer.embedding.weight, std=20)
     latents = torch.randn(8, 4, 1, 64)
-    used = [quantizer(latents)[2].unique().numel() for _ in range(20)]
+    used = []
+    for _ in range(20):
+        used.append(quantizer(latents)[2].unique().numel())
+        quantizer.update_codebook()
     assert used[0] < 16
     assert used[-1] > 40
+
+
+def test_clustering_of_micro_batches_is_that_of_the_whole():
+    latents = torch.randn(8, 4, 1, 16)
+    results = []
+    for parts in (latents.split(8), latents.split(2)):
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(32, 4, clustering=True).train()
+        for part in parts:
+            quantizer(part)
+        quantizer.update_codebook()
+        results.append(quantizer.state_dict())
+    assert all(torch.equal(v, results[1][k]) for k, v in results[0].items())
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    images = torch.rand(2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+    gradients = []
+    for recompute in (False, True):
+        model = toy.tokenizer(stage=1).train()
+        model.encoder.activation_checkpointing = model.decoder.activation_checkpointing = recompute
+        model(images).reconstruction.square().mean().backward()
+        gradients.append([p.grad for p in model.encoder.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_codes_decide_the_picture():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.image_loader import ImageBatch
 from dataset.sampler import ShuffledBatches
 from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
 from tests import toy
@@ -147,7 +148,7 @@ def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
 def test_gan_steps_alternate(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     trainer.step = 6  # the first step of the GAN phase
-    batch = torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+    batch = ImageBatch(torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE), torch.arange(4), [])
 
     def moved(model, before) -> bool:
         return any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
@@ -189,7 +190,7 @@ def test_a_bad_gradient_is_skipped(tmp_path):
         trainer.train_step([(codes, class_ids)])
     assert trainer.guard.skipped == 3
     assert all(torch.equal(p, q) for p, q in zip(trainer.generator.parameters(), before, strict=True))
-    with pytest.raises(UserError, match="no finite gradient"):
+    with pytest.raises(UserError, match="no finite loss and gradient"):
         for _ in range(20):
             trainer.train_step([(codes, class_ids)])
     hook.remove()
@@ -214,12 +215,16 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_batches_are_a_function_of_the_step():
-    def batches(batch_size=4, rank=0, world_size=1, start=0, stop=6):
-        sampler = ShuffledBatches(10, batch_size, seed=1, rank=rank, world_size=world_size, start=start, stop=stop)
+    def batches(batch_size=4, rank=0, world_size=1, seen=0, num_batches=6):
+        sampler = ShuffledBatches(
+            10, batch_size, seed=1, rank=rank, world_size=world_size, seen=seen, num_batches=num_batches
+        )
         return [indices.tolist() for indices, _ in sampler]
 
     whole = batches()
-    assert batches(start=3) == whole[3:]
+    assert batches(seen=12, num_batches=3) == whole[3:]
+    other = batches(3, seen=12, num_batches=4)  # resumed with another batch size
+    assert [i for batch in other for i in batch] == [i for batch in whole[3:] for i in batch]
     halves = [batches(2, rank, 2) for rank in (0, 1)]
     assert [a + b for a, b in zip(*halves, strict=True)] == whole
     seen = [i for batch in whole for i in batch]

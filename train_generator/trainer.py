@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from dataset.token_cache import CachedCodes, TokenCache, open_token_cache
@@ -12,14 +11,13 @@ from modeling.build import build_generator, build_tokenizer, check_fit, load_tok
 from modeling.interfaces import Generator
 from modeling.sampler import image_noise, sample_codes
 from utils.accelerator import synchronized
-from utils.checkpoint import load_checkpoint_weights
 from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
-from utils.weights import export_weights, load_strict
+from utils.weights import export_weights
 
 PREVIEW_CLASSES = 10
 PREVIEWS_PER_CLASS = 4
@@ -90,22 +88,12 @@ class GeneratorTrainer(TrainingLoop):
             betas=(optimizer.beta1, optimizer.beta2),
             fused=True,
         )
-        self.ema = ModelEmaV3(self.generator, config.training.ema_decay) if config.training.use_ema else None
+        self.models["model"] = self.generator
+        self.average_weights(self.generator)
+        self.optimizers["optimizer"] = self.optimizer
         self.resume()
         self.model, self.optimizer = self.accelerator.prepare(LossModule(self.generator), self.optimizer)
         self._tokenizer = None
-
-    def restore(self, folder: Path, state: dict[str, Any]) -> None:
-        load_strict(self.generator, load_checkpoint_weights(folder, "model"), folder)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            load_strict(self.ema.module, load_checkpoint_weights(folder, "ema"), folder)
-
-    def state(self) -> tuple[dict[str, dict], dict[str, Any]]:
-        weights = {"model": self.generator.state_dict()}
-        if self.ema is not None:
-            weights["ema"] = self.ema.module.state_dict()
-        return weights, {"optimizer": self.optimizer.state_dict()}
 
     def learning_rate(self) -> float:
         schedule = self.config.lr_scheduler.params
@@ -133,21 +121,17 @@ class GeneratorTrainer(TrainingLoop):
                 self.accelerator.backward(loss / len(batches))
             losses.append(loss.detach())
             accuracies.append(accuracy)
-        norm = self.guard.step(self.generator, self.optimizer, self.step)
+        loss = torch.stack(losses).mean()
+        norm = self.guard.step(self.generator, self.optimizer, loss, step=self.step)
         if self.ema is not None:
             self.ema.update(self.generator)
         return {
-            "loss": torch.stack(losses).mean(),
+            "loss": loss,
             "accuracy": torch.stack(accuracies).mean(),
             "grad_norm": norm,
             "lr": rate,
-            "epoch": (self.step + 1) * self.images_per_step / len(self.dataset),
+            "epoch": (self.samples_seen + self.images_per_step) / len(self.dataset),
         }
-
-    @property
-    def inference_model(self) -> Generator:
-        """The averaged weights where there are any."""
-        return self.ema.module if self.ema is not None else self.generator
 
     @torch.no_grad()
     def evaluate(self, tracker: Tracker) -> dict[str, float]:

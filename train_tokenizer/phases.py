@@ -1,6 +1,7 @@
 """The phases of a tokenizer stage: what is trained how, as a function of the step alone."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from utils.errors import UserError
 from utils.lr_schedule import SHAPES, anneal
@@ -36,6 +37,10 @@ class PhaseSchedule:
         end = phase.learning_rate if phase.end_lr is None else phase.end_lr
         rate = anneal(done / phase.steps, phase.learning_rate, end, phase.shape)
         return rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+    def ends(self) -> list[int]:
+        """Steps done at the end of each phase."""
+        return list(accumulate(phase.steps for phase in self.phases))
 
     def uses(self, *, perceptual: bool = False, lpips: bool = False, gan: bool = False) -> bool:
         """Whether any phase uses one of the named losses, so that it must be built."""

@@ -1,40 +1,50 @@
 """Training one stage of the tokenizer."""
 
-from pathlib import Path
+import sys
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
+from dataset.bad_files import BadFiles
 from dataset.image_folder import list_images, to_float
-from dataset.image_loader import TrainingImages
+from dataset.image_loader import ImageBatch, TrainingImages
+from evaluation.evaluate_tokenizer import TokenizerEvaluation
+from evaluation.inception import InceptionExtractor, inception_weights
+from evaluation.lpips import LPIPS, VGG16
 from modeling.build import build_tokenizer
 from modeling.discriminator import Discriminator
-from modeling.tokenizer import TokenizerOutput
-from train_tokenizer.losses import (
-    LogitLoss,
-    LPIPSLoss,
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    prefix_loss_ratio,
-)
+from train_tokenizer.losses import hinge_discriminator_loss
+from train_tokenizer.objective import Objective
 from train_tokenizer.phases import PhaseSchedule
-from train_tokenizer.validation import validate
-from utils.accelerator import synchronized
-from utils.checkpoint import load_checkpoint_weights
+from utils.accelerator import require_agreement, synchronized
 from utils.errors import UserError
 from utils.images import save_png
+from utils.pretrained import find_weights
 from utils.schema import Phase, TokenizerConfig
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
-from utils.weights import export_weights, load_encoder_weights, load_strict, tokenizer_export
+from utils.weights import export_weights, load_encoder_weights, tokenizer_export
 
 
 class TokenizerTrainer(TrainingLoop):
     """Models, optimizers and losses of one stage."""
 
-    curves = (("loss", "reconstruction"), ("prefix", "quantizer"), ("val_psnr",), ("val_codebook_usage",), ("lr",))
+    curves = (
+        ("loss", "reconstruction"),
+        ("perceptual", "lpips"),
+        ("prefix", "quantizer"),
+        ("adversarial", "discriminator"),
+        ("val_psnr",),
+        ("val_ssim",),
+        ("val_lpips",),
+        ("val_rfid",),
+        ("val_codebook_usage", "codebook_usage"),
+        ("grad_norm",),
+        ("lr",),
+        ("images_per_second",),
+    )
 
     def __init__(self, config: TokenizerConfig):
         super().__init__(config)
@@ -42,12 +52,15 @@ class TokenizerTrainer(TrainingLoop):
         self.total_steps = self.schedule.total_steps
         params = config.dataset.params
         self.val_images = list_images(params.data_path, params.val_split)
+        self.train_images = list_images(params.data_path, params.train_split)
         self._build_models()
-        self._build_losses()
+        self.dataset = TrainingImages(self.train_images, self.tokenizer.image_size, params.random_flip)
+        self.bad_files = BadFiles(self.train_images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
+        with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
+            self._build_losses()
+            self._build_evaluation()
         if not self.resume():
             self._start_fresh()
-        images = list_images(params.data_path, params.train_split)
-        self.dataset = TrainingImages(images, self.tokenizer.image_size, params.random_flip)
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, self.optimizer)
         if self.discriminator is not None:
             self.discriminator_ddp, self.discriminator_optimizer = self.accelerator.prepare(
@@ -60,8 +73,14 @@ class TokenizerTrainer(TrainingLoop):
         config = self.config
         device = self.accelerator.device
         self.tokenizer = build_tokenizer(config.model.vq_model).to(device)
+        self.models["model"] = self.tokenizer
+        self.average_weights(self.tokenizer)
         if config.training.freeze_encoder:
             self.tokenizer.freeze_encoder()
+        for part in (self.tokenizer.encoder, self.tokenizer.decoder):
+            part.activation_checkpointing = config.training.activation_checkpointing
+            if config.training.compile:
+                part.compile()  # in place, so that the names of the weights stay
         optimizer = config.optimizer.params
         if config.optimizer.name != "adamw":
             raise UserError(f"optimizer.name is '{config.optimizer.name}'; only adamw is there")
@@ -72,25 +91,63 @@ class TokenizerTrainer(TrainingLoop):
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
+        self.optimizers["optimizer"] = self.optimizer
         self.discriminator = self.discriminator_ddp = self.discriminator_optimizer = None
         if self.schedule.uses(gan=True):
             self.discriminator = Discriminator().to(device)
             self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=config.losses.discriminator_learning_rate
+                self.discriminator.parameters(), lr=config.losses.discriminator_learning_rate, fused=True
             )
+            self.models["discriminator"] = self.discriminator
+            self.optimizers["discriminator_optimizer"] = self.discriminator_optimizer
 
     def _build_losses(self) -> None:
-        losses, device = self.config.losses, self.accelerator.device
-        self.logit_loss = self.lpips_loss = None
-        if self.schedule.uses(perceptual=True):
-            self.logit_loss = LogitLoss(losses.perceptual_model, losses.perceptual_checkpoint).to(device)
-        if self.schedule.uses(lpips=True):
-            self.lpips_loss = LPIPSLoss(losses.lpips_checkpoint).to(device)
-        self.prefix_ratio = prefix_loss_ratio(
-            self.tokenizer.num_prefix_tokens, self.tokenizer.grid_size**2, losses.prefix_weight
+        if self.config.losses.random_weights:
+            self.accelerator.print(
+                "warning: losses.random_weights is set: perceptual losses with untrained networks, for tests only"
+            )
+        self.objective = Objective(self.config.losses, self.schedule, self.tokenizer, self.accelerator.device)
+
+    def _build_evaluation(self) -> None:
+        """LPIPS and rFID take part where their weights are at hand; nothing is downloaded for them."""
+        config, device = self.config, self.accelerator.device
+        lpips = self.objective.lpips
+        vgg = find_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.losses.lpips_checkpoint)
+        if lpips is None and vgg:
+            lpips = LPIPS(vgg).to(device)
+        weights = inception_weights(config.validation.inception_checkpoint, download=False)
+        inception = InceptionExtractor(weights, device) if weights else None
+        absent = [name for name, network in (("LPIPS", lpips), ("rFID", inception)) if network is None]
+        if absent:
+            self.accelerator.print(f"validation without {' and '.join(absent)}: no weights at hand (docs/training.md)")
+        self.evaluation = TokenizerEvaluation(
+            self.val_images,
+            self.tokenizer.image_size,
+            batch_size=config.training.per_gpu_batch_size,
+            num_workers=config.dataset.params.num_workers_per_gpu,
+            max_images=config.dataset.params.max_eval_images,
+            lpips=lpips,
+            inception=inception,
+            autocast=self.accelerator.autocast,
         )
 
     # -- state --------------------------------------------------------------------------------
+
+    def dataset_description(self) -> str:
+        return f"{len(self.train_images)} files, {self.train_images.fingerprint()}"
+
+    def is_milestone(self, step: int) -> bool:
+        return step in self.schedule.ends() or super().is_milestone(step)
+
+    def counters(self) -> dict[str, Any]:
+        return super().counters() | {"undecodable": sorted(self.bad_files.indices)}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        self.bad_files.indices = set(state["undecodable"])
+
+    def log_values(self) -> dict[str, float]:
+        return {"undecodable_files": self.bad_files.share(self.accelerator)}
 
     def _start_fresh(self) -> None:
         experiment = self.config.experiment
@@ -99,51 +156,16 @@ class TokenizerTrainer(TrainingLoop):
         elif self.config.training.freeze_encoder:
             raise UserError("training.freeze_encoder needs experiment.init_from, a stage-1 tokenizer's weights")
 
-    def restore(self, folder: Path, state: dict[str, Any]) -> None:
-        load_strict(self.tokenizer, load_checkpoint_weights(folder, "model"), folder)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.discriminator is not None:
-            load_strict(self.discriminator, load_checkpoint_weights(folder, "discriminator"), folder)
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-
-    def state(self) -> tuple[dict[str, dict], dict[str, Any]]:
-        weights = {"model": self.tokenizer.state_dict()}
-        state = {"optimizer": self.optimizer.state_dict()}
-        if self.discriminator is not None:
-            weights["discriminator"] = self.discriminator.state_dict()
-            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        return weights, state
-
     # -- one step -----------------------------------------------------------------------------
 
-    def to_device(self, batch: Tensor) -> Tensor:
-        return to_float(batch.to(self.accelerator.device, non_blocking=True))
+    def to_device(self, batch: ImageBatch) -> ImageBatch:
+        self.bad_files.add(batch.failures)
+        return batch._replace(images=to_float(batch.images.to(self.accelerator.device, non_blocking=True)))
 
     def generator_loss(self, images: Tensor, phase: Phase) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of the tokenizer on images (B, 3, H, W), and its parts by name."""
-        losses = self.config.losses
         with self.accelerator.autocast():
-            out: TokenizerOutput = self.model(images)
-            reconstruction = out.reconstruction.float()
-            parts = {"reconstruction": F.mse_loss(reconstruction, images)}
-            total = parts["reconstruction"]
-            if out.prefix_image is not None:
-                parts["prefix"] = F.mse_loss(out.prefix_image.float(), self.tokenizer.prefix_target(images))
-                total = total + self.prefix_ratio * parts["prefix"]
-            if not self.config.training.freeze_encoder:
-                parts["quantizer"] = out.quantizer_loss
-                total = total + losses.quantizer_weight * parts["quantizer"]
-            if phase.perceptual_weight:
-                parts["perceptual"] = self.logit_loss(images, reconstruction)
-                total = total + phase.perceptual_weight * parts["perceptual"]
-            if phase.lpips_weight:
-                parts["lpips"] = self.lpips_loss(images, reconstruction)
-                total = total + phase.lpips_weight * parts["lpips"]
-            if phase.gan:
-                parts["adversarial"] = hinge_generator_loss(self.discriminator(reconstruction))
-                weight = losses.discriminator_factor * losses.discriminator_weight
-                total = total + weight * parts["adversarial"]
-        return total, {"loss": total, **parts}
+            return self.objective(images, self.model(images), phase, self.discriminator)
 
     def discriminator_loss(self, images: Tensor) -> Tensor:
         """Hinge loss of the discriminator on images and their reconstructions."""
@@ -157,7 +179,7 @@ class TokenizerTrainer(TrainingLoop):
             loss = hinge_discriminator_loss(real_logits, fake_logits)
         return self.config.losses.discriminator_factor * loss
 
-    def optimize(self, batches: list[Tensor]) -> dict[str, Any]:
+    def optimize(self, batches: list[ImageBatch]) -> dict[str, Any]:
         phase, done = self.schedule.at(self.step)
         self.tokenizer.train()
         self.tokenizer.quantize.clustering = phase.clustering and not self.config.training.freeze_encoder
@@ -170,36 +192,83 @@ class TokenizerTrainer(TrainingLoop):
             group["lr"] = rate
         if self.discriminator is not None:
             self.discriminator.requires_grad_(train_discriminator)
-        logged: dict[str, Any] = {"lr": rate}
-        for i, images in enumerate(batches):
+        quantize = self.tokenizer.quantize
+        quantize.discard_collected()
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
             with synchronized(self.accelerator, model, i == len(batches) - 1):
                 if train_discriminator:
-                    loss = self.discriminator_loss(images)
-                    logged["discriminator"] = loss
+                    loss = self.discriminator_loss(batch.images)
+                    parts = {"discriminator": loss}
                 else:
-                    loss, parts = self.generator_loss(images, phase)
-                    logged.update(parts)
+                    loss, parts = self.generator_loss(batch.images, phase)
                 self.accelerator.backward(loss / len(batches))
-        logged["grad_norm"] = self.guard.step(model, optimizer, self.step)
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0) + part.detach() / len(batches)
+        norm = self.guard.step(
+            model,
+            optimizer,
+            sums["discriminator" if train_discriminator else "loss"],
+            step=self.step,
+            describe=lambda: self._describe(batches),
+            before_update=quantize.update_codebook,
+        )
+        if self.ema is not None and not train_discriminator:
+            self.ema.update(self.tokenizer)
+        logged = {"lr": rate, **sums, ("discriminator_grad_norm" if train_discriminator else "grad_norm"): norm}
+        if quantize.clustering and not train_discriminator:
+            logged["codebook_usage"] = quantize.recent_usage()
         return logged
+
+    def _describe(self, batches: list[ImageBatch]) -> str:
+        paths = [str(self.train_images.path(i)) for batch in batches for i in batch.indices.tolist()]
+        return f"its images were {', '.join(paths)}"
 
     # -- validation and export ----------------------------------------------------------------
 
-    def evaluate(self, tracker: Tracker) -> dict[str, float]:
-        params = self.config.dataset.params
-        result = validate(
-            self.tokenizer,
-            self.val_images,
-            self.accelerator,
-            batch_size=self.config.training.per_gpu_batch_size,
-            num_workers=params.num_workers_per_gpu,
-            max_images=params.max_eval_images,
-        )
+    def begin(self, tracker: Tracker) -> None:
+        self._announce(tracker)
+
+    def extras(self, tracker: Tracker) -> None:
+        if self.step in self.schedule.ends() and self.step < self.total_steps:
+            self._announce(tracker)
+
+    def _announce(self, tracker: Tracker) -> None:
+        """Log which phase the next step belongs to."""
+        phase, done = self.schedule.at(self.step)
+        number = self.schedule.phases.index(phase) + 1
         if self.accelerator.is_main_process:
-            save_png(result.preview, self.output_dir / "previews" / f"step_{self.step:08d}.png")
-            tracker.log(self.step, result.metrics)
-            tracker.image(self.step, "reconstructions", result.preview)
-        return result.metrics
+            tqdm.write(
+                f"step {self.step}: phase {number} of {len(self.schedule.phases)}, '{phase.name}', step {done} of"
+                f" {phase.steps}: perceptual {phase.perceptual_weight:g}, LPIPS {phase.lpips_weight:g},"
+                f" GAN {'on' if phase.gan else 'off'}, clustering {'on' if phase.clustering else 'off'}",
+                file=sys.stderr,
+            )
+        tracker.log(self.step, {"phase": number})
+
+    def evaluate(self, tracker: Tracker) -> dict[str, float]:
+        tokenizer = self.inference_model
+        require_agreement(
+            self.accelerator,
+            {"the codebook": str(self.tokenizer.quantize.embedding.weight.detach().double().sum().item())},
+            "Resume from the last checkpoint; if it comes again, one of the machines computes wrongly",
+        )
+        tokenizer.eval()
+        metrics = {f"val_{name}": value for name, value in self.evaluation.metrics(tokenizer).items()}
+        if self.accelerator.is_main_process:
+            preview = self.evaluation.preview(tokenizer)
+            save_png(preview, self.output_dir / "previews" / f"step_{self.step:08d}.png")
+            tracker.log(self.step, metrics)
+            tracker.image(self.step, "reconstructions", preview)
+            least = self.config.validation.min_codebook_usage
+            if metrics["val_codebook_usage"] < least:
+                tqdm.write(
+                    f"warning: step {self.step}: only {metrics['val_codebook_usage']:.1%} of the codebook is used on"
+                    f" the validation images (validation.min_codebook_usage is {least:.0%}): it may have collapsed. Is"
+                    " clustering on in this phase, and the learning rate not too high?",
+                    file=sys.stderr,
+                )
+        return metrics
 
     def export(self) -> None:
-        export_weights(self.output_dir, tokenizer_export(self.tokenizer.state_dict()))
+        export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()))

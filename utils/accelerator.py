@@ -1,18 +1,19 @@
 """What both trainings do with accelerate: set up, seed each step, clip and step safely."""
 
+import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import Tensor, nn
 
 from utils.cpu import tune_for_cpu
 from utils.errors import UserError
 
 PRECISIONS = ("no", "bf16", "fp16")
-MAX_BAD_STEPS = 20  # in a row, before a training gives up
 
 
 def build_accelerator(training: Any) -> Accelerator:
@@ -24,7 +25,12 @@ def build_accelerator(training: Any) -> Accelerator:
     if training.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision=fp16 needs a GPU; choose bf16 or no")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.enable_tf32
-    accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision,
+        cpu=not torch.cuda.is_available(),
+        # The gradients live in the communication buckets, not beside them.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     if accelerator.device.type == "cpu":
         tune_for_cpu()
     set_seed(training.seed)  # the same initial weights on every rank
@@ -45,34 +51,63 @@ def synchronized(accelerator: Accelerator, model: nn.Module, last: bool) -> Abst
 
 
 class NonFiniteGuard:
-    """Steps the optimizer unless the gradient is not finite; gives up after too many in a row."""
+    """Steps the optimizer unless loss or gradient is not finite; gives up after too many in a row."""
 
-    def __init__(self, accelerator: Accelerator, max_grad_norm: float | None):
+    def __init__(self, accelerator: Accelerator, max_grad_norm: float | None, max_bad_steps: int):
         self.accelerator = accelerator
         self.max_grad_norm = max_grad_norm if max_grad_norm is not None else float("inf")
+        self.max_bad_steps = max_bad_steps
         self.skipped = 0
         self.in_a_row = 0
 
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> float:
+    def step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Tensor,
+        *,
+        step: int,
+        describe: Callable[[], str] = str,
+        before_update: Callable[[], None] = lambda: None,
+    ) -> float:
         """Clip and step; returns the gradient norm before clipping.
 
-        Gradients are averaged over ranks before, so all ranks take the same decision.
+        loss: this rank's, of all micro-batches. describe: words for this rank's batch in the error.
+        before_update: called on good steps alone, just before the optimizer's step.
+        All ranks take the same decision. Raises UserError after `max_bad_steps` bad ones in a row.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
-        norm = float(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
-        if norm == norm and norm != float("inf"):
+        norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
+        bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach())).to(self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad.float())
+        if not bad:
+            before_update()
             optimizer.step()
             self.in_a_row = 0
-        elif self.accelerator.scaler is not None:
-            optimizer.step()  # the scaler sees the overflow, skips, and lowers its scale
         else:
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()  # has seen the overflow when clipping, and lowers its scale
             self.skipped += 1
             self.in_a_row += 1
-            self.accelerator.print(f"warning: step {step} skipped, its gradient is not finite")
-            if self.in_a_row >= MAX_BAD_STEPS:
+            self.accelerator.print(f"warning: step {step} skipped, its loss or gradient is not finite")
+            if self.in_a_row >= self.max_bad_steps:
                 raise UserError(
-                    f"{self.in_a_row} steps in a row up to step {step} had no finite gradient; nothing new was"
-                    " saved. Lower the learning rate, or resume from an older checkpoint"
+                    f"{self.in_a_row} steps in a row up to step {step} had no finite loss and gradient; nothing new was"
+                    f" saved. Lower the learning rate, or resume from an older checkpoint. The last loss on this rank"
+                    f" was {float(loss):g}; {describe()}"
                 )
         optimizer.zero_grad(set_to_none=True)
-        return norm
+        return float(norm)
+
+
+def require_agreement(accelerator: Accelerator, facts: dict[str, str], advice: str) -> None:
+    """Raise UserError on all ranks unless each fact reads the same on every one of them."""
+    if accelerator.num_processes == 1:
+        return
+    digests = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") for text in facts.values()]
+    gathered = accelerator.gather(torch.tensor([digests], device=accelerator.device))
+    differing = [name for name, column in zip(facts, gathered.T, strict=True) if len(column.unique()) > 1]
+    if differing:
+        own = "; ".join(f"{name} here: {facts[name][:200]}" for name in differing)
+        raise UserError(f"the ranks do not agree on {', '.join(differing)}. {advice} ({own})")

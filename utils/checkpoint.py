@@ -8,6 +8,7 @@ OUTPUT/checkpoints/step_00001000/model.safetensors       weights (of the model b
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from utils.atomic import flush_to_disk
 from utils.errors import UserError
 from utils.weights import read_state_dict
 
@@ -30,30 +32,52 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def save_checkpoint(
-    output_dir: str | Path, step: int, weights: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int
+    output_dir: str | Path,
+    step: int,
+    weights: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    *,
+    keep: int,
+    is_milestone: Callable[[int], bool] = lambda step: False,
 ) -> Path:
-    """Write the checkpoint of `step`, then remove all but the `keep` newest.
+    """Write the checkpoint of `step`, then remove all but the `keep` newest and the milestones.
 
     weights: file stem -> state dict; state: tensors, numbers, strings and containers of them.
-    A kill at any instant leaves the previous checkpoint, or this one, complete.
+    A kill at any instant leaves the previous checkpoint, or this one, complete. A checkpoint of
+    this step that is there already is what the run was resumed from, and stays.
+    Raises OSError or SafetensorError if the disk takes no more; what was there before stays.
     """
     folder = checkpoint_folder(output_dir, step)
+    if folder in list_checkpoints(output_dir):
+        return folder
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # incomplete, made by another program
     part.mkdir(parents=True)
-    for name, tensors in weights.items():
-        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        safetensors.torch.save_file(plain, part / f"{name}.safetensors")
-    torch.save({**state, "step": step}, part / STATE_FILE)
-    for path in part.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():  # a run that was resumed from an earlier step comes here again
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    try:
+        for name, tensors in weights.items():
+            plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            safetensors.torch.save_file(plain, part / f"{name}.safetensors")
+        with (part / STATE_FILE).open("wb") as file:
+            torch.save({**state, "step": step}, file)
+        for path in (*part.iterdir(), part):
+            flush_to_disk(path)
+        os.replace(part, folder)
+        flush_to_disk(folder.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way
+        raise
     for old in list_checkpoints(output_dir)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if not is_milestone(checkpoint_step(old)):
+            _remove(old)
     return folder
+
+
+def _remove(folder: Path) -> None:
+    """Under another name first, so that a kill leaves no half of a checkpoint with a checkpoint's name."""
+    part = folder.with_name(folder.name + ".part")
+    os.replace(folder, part)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -83,6 +107,10 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{folder / STATE_FILE} is damaged ({str(error).splitlines()[0]}); remove {folder}") from error
+
+
+def has_weights(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.safetensors").is_file()
 
 
 def load_checkpoint_weights(folder: Path, name: str) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """(..., 3, H, W) in [0, 1] -> uint8 (..., H, W, 3), truncated as the published sampler does.
+def to_bytes(images: Tensor, rounded: bool = False) -> Tensor:
+    """(..., 3, H, W) in [0, 1] -> uint8 (..., H, W, 3).
 
-    Rounding would be more exact; published FIDs carry the truncation.
+    Truncated as the published sampler does, since published FIDs carry the truncation; `rounded`
+    is the more exact choice where reconstructions are compared with their originals.
     """
-    return (images.clamp(0, 1) * 255).to(torch.uint8).movedim(-3, -1)
+    return (images.clamp(0, 1) * 255 + 0.5 * rounded).to(torch.uint8).movedim(-3, -1)
 
 
 def grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:

@@ -17,6 +17,7 @@ class TokenizerExperiment:
     init_from: str | None = None
     save_every: int = 5000
     keep_checkpoints: int = 2
+    milestone_every: int = 50000
     eval_every: int = 5000
     log_every: int = 100
     resume: Any = "auto"
@@ -34,6 +35,7 @@ class ImageParams:
     val_split: str = "val"
     num_workers_per_gpu: int = 12
     random_flip: bool = True
+    max_bad_fraction: float = 0.001
     max_eval_images: int = 50000
 
 
@@ -47,11 +49,18 @@ class Losses:
     perceptual_model: str = "convnext_small"
     perceptual_checkpoint: str | None = None
     lpips_checkpoint: str | None = None
+    random_weights: bool = False
     quantizer_weight: float = 1.0
     prefix_weight: float = 10.0
     discriminator_factor: float = 0.1
     discriminator_weight: float = 0.05
     discriminator_learning_rate: float = 1e-4
+
+
+@dataclass
+class Validation:
+    inception_checkpoint: str | None = None
+    min_codebook_usage: float = 0.5
 
 
 @dataclass
@@ -85,8 +94,13 @@ class TokenizerTraining:
     mixed_precision: str = "bf16"
     enable_tf32: bool = True
     enable_wandb: bool = True
+    use_ema: bool = False
+    ema_decay: float = 0.999
+    compile: bool = False
+    activation_checkpointing: bool = False
     seed: int = 42
     max_grad_norm: float | None = 1.0
+    max_bad_steps: int = 20
 
 
 @dataclass
@@ -108,6 +122,7 @@ class TokenizerConfig:
     model: TokenizerModel = field(default_factory=TokenizerModel)
     dataset: ImageData = field(default_factory=ImageData)
     losses: Losses = field(default_factory=Losses)
+    validation: Validation = field(default_factory=Validation)
     optimizer: TokenizerOptimizer = field(default_factory=TokenizerOptimizer)
     lr_scheduler: TokenizerScheduler = field(default_factory=TokenizerScheduler)
     training: TokenizerTraining = field(default_factory=TokenizerTraining)
@@ -122,6 +137,7 @@ class ARExperiment:
     max_train_examples: int = 1281167
     save_every: int = 50000
     keep_checkpoints: int = 2
+    milestone_every: int = 0
     eval_every: int = 50000
     generate_every: int = 5000
     log_every: int = 1000
@@ -188,6 +204,7 @@ class ARTraining:
     seed: int = 42
     max_train_steps: int = 500000
     max_grad_norm: float | None = 1.0
+    max_bad_steps: int = 20
 
 
 @dataclass

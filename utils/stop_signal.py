@@ -5,8 +5,6 @@ import signal
 import torch
 from accelerate import Accelerator
 
-AGREE_EVERY = 10  # steps; asking the other ranks costs a small collective
-
 
 def ignore_stop_signals(_worker_id: int) -> None:
     """For data workers: launchers signal the whole process group, and the last step needs its data."""
@@ -15,7 +13,7 @@ def ignore_stop_signals(_worker_id: int) -> None:
 
 
 class StopSignal:
-    """`with StopSignal(accelerator) as stop: ... if stop.requested(step): save and leave`."""
+    """`with StopSignal(accelerator) as stop: ... if stop.requested(): save and leave`."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
@@ -34,12 +32,10 @@ class StopSignal:
             raise KeyboardInterrupt  # the second Ctrl-C means now
         self.signal = number
 
-    def requested(self, step: int) -> bool:
+    def requested(self) -> bool:
         """Whether any rank was asked to stop; every rank calls this at every step."""
         if self.accelerator.num_processes == 1:
             return self.signal is not None
-        if step % AGREE_EVERY:
-            return False
         flag = torch.tensor([self.signal or 0], device=self.accelerator.device)
         self.signal = int(self.accelerator.gather(flag).max()) or None
         return self.signal is not None

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 LOG_FILE = "metrics.jsonl"
+WANDB_TIMEOUT = 30  # seconds
 
 
 class Tracker:
@@ -27,10 +29,7 @@ class Tracker:
             if use_wandb:
                 import wandb
 
-                experiment = config["experiment"]
-                self._wandb = wandb.init(
-                    project=experiment["project"], name=experiment["name"], dir=str(output_dir), config=config
-                )
+                self._wandb = self._start_wandb(wandb, config)
             else:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -39,11 +38,25 @@ class Tracker:
             name = "wandb" if use_wandb else "TensorBoard"
             print(f"warning: {name} did not start ({error}); numbers go to {self.path} alone")
 
+    def _start_wandb(self, wandb: Any, config: dict[str, Any]) -> Any:
+        """A run of WANDB_MODE's kind; an offline one where the server or the login is missing."""
+        experiment = config["experiment"]
+        chosen = {"project": experiment["project"], "name": experiment["name"], "dir": str(self.path.parent)}
+        try:
+            settings = wandb.Settings(init_timeout=WANDB_TIMEOUT)
+            return wandb.init(**chosen, config=config, settings=settings)
+        except Exception as error:
+            print(f"warning: wandb cannot be reached ({_first_line(error)}); logging offline, see `wandb sync`")
+            return wandb.init(**chosen, config=config, mode="offline")
+
     def log(self, step: int, values: dict[str, float]) -> None:
         if not self.enabled:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:  # a full disk must not end a training
+            print(f"warning: {self.path} could not be written ({error})")
         self._remote(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
@@ -53,6 +66,8 @@ class Tracker:
             from wandb import Image as WandbImage
 
             self._remote(lambda: self._wandb.log({name: WandbImage(image)}, step=step))
+        elif self._board:
+            self._remote(lambda: self._board.add_image(name, np.asarray(image), step, dataformats="HWC"))
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         if self._board:
@@ -71,6 +86,10 @@ class Tracker:
             self._remote(self._wandb.finish)
         if self._board:
             self._board.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:

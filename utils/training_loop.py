@@ -1,5 +1,6 @@
 """The loop both trainings run: data by step, logging, validation, checkpoints, stopping, finishing."""
 
+import json
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -10,29 +11,36 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from timm.utils import ModelEmaV3
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataset.sampler import ShuffledBatches
-from utils.accelerator import NonFiniteGuard, build_accelerator, seed_step
+from utils.accelerator import NonFiniteGuard, build_accelerator, require_agreement, seed_step
 from utils.checkpoint import (
     checkpoint_step,
     find_resume,
+    has_weights,
     list_checkpoints,
+    load_checkpoint_weights,
     load_training_state,
     save_checkpoint,
 )
+from utils.code_version import code_fingerprint
 from utils.errors import UserError
 from utils.meters import Meters
 from utils.plots import plot_curves
 from utils.stop_signal import StopSignal, ignore_stop_signals
 from utils.tracking import Tracker
+from utils.weights import load_strict
 
 
 class TrainingLoop(ABC):
     """A training whose step n is a function of configuration, seed, n and the state before it.
 
-    Subclasses build models in their constructor, set `step` when they resume, and fill in the
+    Subclasses fill `models` and `optimizers` in their constructor, call `resume`, and fill in the
     abstract parts. `run` trains to `total_steps`.
     """
 
@@ -43,9 +51,16 @@ class TrainingLoop(ABC):
     def __init__(self, config: Any):
         self.config = config
         self.accelerator: Accelerator = build_accelerator(config.training)
-        self.guard = NonFiniteGuard(self.accelerator, config.training.max_grad_norm)
+        self.guard = NonFiniteGuard(self.accelerator, config.training.max_grad_norm, config.training.max_bad_steps)
         self.output_dir = Path(config.experiment.output_dir)
-        self.step = 0
+        # What a checkpoint holds, with what `counters` returns: everything that decides how a
+        # resumed run goes on. Random states are none of it, see `seed_step`.
+        self.models: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.step = 0  # optimizer steps done
+        self.samples_seen = 0  # by all ranks together
+        self.stopping = False
+        self.ema: ModelEmaV3 | None = None
 
     @abstractmethod
     def to_device(self, batch: Any) -> Any:
@@ -56,14 +71,6 @@ class TrainingLoop(ABC):
         """One optimizer step of step number `self.step`; returns the values to log."""
 
     @abstractmethod
-    def state(self) -> tuple[dict[str, dict], dict[str, Any]]:
-        """What a checkpoint holds: weights by file stem, and everything else."""
-
-    @abstractmethod
-    def restore(self, folder: Path, state: dict[str, Any]) -> None:
-        """Take over what `state()` gave when the checkpoint `folder` was written."""
-
-    @abstractmethod
     def evaluate(self, tracker: Tracker) -> dict[str, float]:
         """Validate on all ranks; log and draw on the main one."""
 
@@ -72,49 +79,123 @@ class TrainingLoop(ABC):
         """Write the final weights (main process)."""
 
     def extras(self, tracker: Tracker) -> None:
-        """Anything else that is due at `self.step`; nothing by default."""
+        """Anything else that is due after a step; nothing by default."""
         return
+
+    def begin(self, tracker: Tracker) -> None:
+        """Called once before the first step, and after a resume; nothing by default."""
+        return
+
+    def log_values(self) -> dict[str, float]:
+        """More values for each log line; called on every rank."""
+        return {}
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is written whatever `save_every` says, and never removed."""
+        every = self.config.experiment.milestone_every
+        return every > 0 and step % every == 0
+
+    def counters(self) -> dict[str, Any]:
+        """Numbers, strings and lists of them that go into a checkpoint."""
+        return {"samples_seen": self.samples_seen, "skipped_steps": self.guard.skipped}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        self.samples_seen = state["samples_seen"]
+        self.guard.skipped = state["skipped_steps"]
+
+    def dataset_description(self) -> str:
+        """What all ranks must have in common about the data."""
+        return f"{len(self.dataset)} samples"
+
+    def average_weights(self, model: nn.Module) -> None:
+        """Keep a moving average of `model`, where `training.use_ema` asks for one."""
+        if self.config.training.use_ema:
+            self.ema = ModelEmaV3(model, self.config.training.ema_decay)
+            self.models["ema"] = self.ema.module
+
+    @property
+    def inference_model(self) -> Any:
+        """The averaged weights where there are any."""
+        return self.models.get("ema", self.models["model"])
 
     def train_step(self, batches: list[Any]) -> dict[str, Any]:
         """One optimizer step on this rank's micro-batches; advances `step`."""
         seed_step(self.config.training.seed, self.step, self.accelerator.process_index)
         values = self.optimize(batches)
         self.step += 1
+        self.samples_seen += self.images_per_step
         return values
 
     def resume(self) -> bool:
-        """Go on from the checkpoint that `experiment.resume` names, if any; before `prepare`."""
+        """Go on from the checkpoint that `experiment.resume` names, if any; before `prepare`.
+
+        Models that the checkpoint does not hold start as they are: a configuration may add the
+        GAN or the moving average on the way.
+        """
         folder = find_resume(self.config.experiment.resume, self.output_dir)
         if folder is None:
             return False
         state = load_training_state(folder)
-        self.restore(folder, state)
+        for name, model in self.models.items():
+            held = name == "model" or has_weights(folder, name)
+            if held:
+                load_strict(model, load_checkpoint_weights(folder, name), folder)
+            elif name == "ema":
+                model.load_state_dict(self.models["model"].state_dict())
+            if not held:
+                self.accelerator.print(f"{folder} holds no '{name}': it starts anew")
+        for name, optimizer in self.optimizers.items():
+            if name in state:
+                optimizer.load_state_dict(state[name])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self.restore_counters(state)
         self.accelerator.print(f"resumed from {folder}")
         return True
 
     def save(self) -> None:
-        """Write the checkpoint of the current step; every rank calls it."""
+        """Write the checkpoint of the current step; every rank calls it.
+
+        A disk that takes no more costs a warning before the last step: a later checkpoint may
+        succeed, and stopping would lose the work since the last one for certain.
+        """
+        failure = None
         if self.accelerator.is_main_process:
-            weights, state = self.state()
+            state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
-            save_checkpoint(self.output_dir, self.step, weights, state, self.config.experiment.keep_checkpoints)
+            try:
+                save_checkpoint(
+                    self.output_dir,
+                    self.step,
+                    {name: model.state_dict() for name, model in self.models.items()},
+                    state | self.counters(),
+                    keep=self.config.experiment.keep_checkpoints,
+                    is_milestone=self.is_milestone,
+                )
+            except (OSError, RuntimeError, SafetensorError) as error:
+                failure = str(error).splitlines()[0]
         self.accelerator.wait_for_everyone()
+        if failure:
+            kept = list_checkpoints(self.output_dir)
+            newest = f"the newest one is of step {checkpoint_step(kept[-1])}" if kept else "there is none yet"
+            message = f"the checkpoint of step {self.step} could not be written ({failure}); {newest}"
+            if self.step >= self.total_steps or self.stopping:
+                raise UserError(f"{message}. Free space in {self.output_dir} and run again with experiment.resume=auto")
+            tqdm.write(f"warning: {message}. Free space in {self.output_dir}", file=sys.stderr)
 
     def loader(self) -> DataLoader:
         """This rank's micro-batches from the current step on."""
-        accumulation = self.config.training.gradient_accumulation_steps
+        training = self.config.training
         batches = ShuffledBatches(
             len(self.dataset),
-            self.config.training.per_gpu_batch_size,
-            seed=self.config.training.seed,
+            training.per_gpu_batch_size,
+            seed=training.seed,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
-            start=self.step * accumulation,
-            stop=self.total_steps * accumulation,
+            seen=self.samples_seen,
+            num_batches=(self.total_steps - self.step) * training.gradient_accumulation_steps,
         )
         return DataLoader(
             self.dataset,
@@ -125,14 +206,18 @@ class TrainingLoop(ABC):
             worker_init_fn=ignore_stop_signals,
         )
 
-    def check_resumed_together(self) -> None:
-        """Raise UserError unless all ranks start at the same step; called once models are loaded."""
-        steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device))
-        if steps.min() != steps.max():
-            raise UserError(
-                f"ranks found checkpoints of different steps ({steps.tolist()}): experiment.output_dir must be a"
-                " folder that all machines share"
-            )
+    def check_agreement(self) -> None:
+        """Raise UserError unless all ranks have the same configuration, data, code and starting step."""
+        require_agreement(
+            self.accelerator,
+            {
+                "the starting step": str(self.step),
+                "the configuration": json.dumps(asdict(self.config), sort_keys=True),
+                "the data": self.dataset_description(),
+                "the code": code_fingerprint(),
+            },
+            "All machines need the same command, the same checkout, and a shared experiment.output_dir",
+        )
 
     @property
     def images_per_step(self) -> int:
@@ -142,7 +227,7 @@ class TrainingLoop(ABC):
     def run(self) -> None:
         """Train to the last step, then export. Exits with 128 + signal after a wish to stop."""
         config, accelerator = self.config, self.accelerator
-        self.check_resumed_together()
+        self.check_agreement()
         if self.step >= self.total_steps and (self.output_dir / "model.safetensors").is_file():
             accelerator.print(f"{self.output_dir} is trained already ({self.total_steps} steps)")
             return
@@ -185,6 +270,7 @@ class TrainingLoop(ABC):
             disable=not self.accelerator.is_main_process,
             mininterval=1.0,
         )
+        self.begin(tracker)
         while self.step < self.total_steps:
             waiting = time.perf_counter()
             batches = [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
@@ -193,25 +279,34 @@ class TrainingLoop(ABC):
             meters.add(self.images_per_step, waited, **values)
             bar.update()
             last = self.step == self.total_steps
+            milestone = self.is_milestone(self.step)
 
             def due(every: int, last: bool = last) -> bool:
                 return last or (every > 0 and self.step % every == 0)
 
             if due(experiment.log_every):
-                means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped}
+                means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped} | self.log_values()
                 if not due(getattr(experiment, "log_grad_norm_every", 1)):
                     means.pop("grad_norm", None)
                 tracker.log(self.step, means)
                 bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
-            if due(experiment.eval_every):
+            if due(experiment.eval_every) or milestone:
                 shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
                 bar.set_postfix(shown)
             self.extras(tracker)
-            stopping = stop.requested(self.step)
-            if due(experiment.save_every) or stopping:
+            self.stopping = stop.requested()
+            # Amid bad steps the older checkpoints may be the better ones to go back to.
+            sound = self.guard.in_a_row == 0
+            if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
                 self.save()
-                if self.accelerator.is_main_process:
-                    plot_curves(self.output_dir, self.curves, self.output_dir / "curves.png", experiment.name)
-            if stopping:
+                self._plot()
+            if self.stopping:
                 break
         bar.close()
+
+    def _plot(self) -> None:
+        if self.accelerator.is_main_process:
+            try:
+                plot_curves(self.output_dir, self.curves, self.output_dir / "curves.png", self.config.experiment.name)
+            except OSError as error:  # a full disk, of which `save` has warned
+                tqdm.write(f"warning: no plot of the curves ({error})", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from evaluation.classifier import ClassifierExtractor  # noqa: E402
-from evaluation.inception import InceptionExtractor, find_weights  # noqa: E402
+from evaluation.inception import InceptionExtractor, inception_weights  # noqa: E402
 from evaluation.report import evaluate_npz  # noqa: E402
 from utils.atomic import write_atomically  # noqa: E402
 from utils.distributed import init_process  # noqa: E402
@@ -35,7 +35,7 @@ def main() -> None:
     if args.classifier:
         extractor = ClassifierExtractor(args.classifier, device)
     else:
-        extractor = InceptionExtractor(find_weights(args.inception), device)
+        extractor = InceptionExtractor(inception_weights(args.inception), device)
     report = evaluate_npz(args.reference, args.samples, extractor, args.batch_size)
     if args.json:
         content = {"features": extractor.name, **asdict(report)}

@@ -1,0 +1,49 @@
+"""Weights of published networks: found on disk, or downloaded once and checked."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from utils.errors import UserError
+
+
+def hub_path(url: str) -> Path:
+    """Where torch.hub keeps the file of `url`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def find_weights(what: str, url: str, key: str, given: str | None = None, places: tuple[str, ...] = ()) -> Path | None:
+    """`given`, else the file in one of the folders `places`, else in torch's hub cache, else None.
+
+    Raises UserError if `given`, the value of the option `key`, is not there.
+    """
+    if given:
+        if not Path(given).is_file():
+            raise UserError(f"{key}: {given} is not there ({what})")
+        return Path(given)
+    cached = hub_path(url)
+    return next((path for path in (*(Path(p) / cached.name for p in places), cached) if path.is_file()), None)
+
+
+def get_weights(what: str, url: str, key: str, given: str | None = None, places: tuple[str, ...] = ()) -> Path:
+    """As `find_weights`, but downloaded to torch's hub cache if it is nowhere.
+
+    File names of the form name-0123abcd.pth carry the start of their SHA-256, which is checked.
+    Raises UserError that names the file and where to put it.
+    """
+    found = find_weights(what, url, key, given, places)
+    if found:
+        return found
+    path = hub_path(url)
+    checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum and checksum[1])
+    except (OSError, RuntimeError) as error:
+        where = " or ".join([str(Path(p) / path.name) for p in places] + [str(path)])
+        raise UserError(
+            f"no weights of {what}: the download failed ({error}). Get {url} elsewhere and put it to {where},"
+            f" or name it with {key}"
+        ) from error
+    return path

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png, to_bytes
 from utils.pretrained import get_weights
+from utils.stop_signal import ignore_stop_signals
 
 NUM_PREVIEWS = 16
 METRICS = ("psnr", "ssim", "lpips", "rfid")
@@ -41,6 +43,10 @@ METRICS = ("psnr", "ssim", "lpips", "rfid")
 def spread(total: int, count: int) -> np.ndarray:
     """`count` indices spread evenly over [0, total), so over all classes."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+
+
+def _sum(values: Tensor) -> Tensor:
+    return reduce(values, reduction="sum")
 
 
 class TokenizerEvaluation:
@@ -83,7 +89,12 @@ class TokenizerEvaluation:
         sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         if self.inception is not None:
             originals, reconstructions = (RunningStatistics(self.inception.num_features, device) for _ in range(2))
-        loader = DataLoader(Subset(self.crops, self.mine), self.batch_size, num_workers=self.num_workers)
+        loader = DataLoader(
+            Subset(self.crops, self.mine),
+            self.batch_size,
+            num_workers=self.num_workers,
+            worker_init_fn=ignore_stop_signals,
+        )
         hidden = not self.state.is_main_process
         for batch in tqdm(loader, "validating", leave=False, disable=hidden, mininterval=1.0):
             batch = batch.to(device)
@@ -100,12 +111,12 @@ class TokenizerEvaluation:
                 if self._originals is None:
                     originals.add(self.inception(batch.movedim(1, -1)).pool)
                 reconstructions.add(self.inception(to_bytes(reconstruction, rounded=True)).pool)
-        metrics = dict(zip(names, (reduce(sums) / self.num_images).tolist(), strict=True))
-        usage.counts = reduce(usage.counts)
+        metrics = dict(zip(names, (_sum(sums) / self.num_images).tolist(), strict=True))
+        usage.counts = _sum(usage.counts)
         metrics |= {"codebook_usage": usage.usage(), "codebook_perplexity": usage.perplexity()}
         if self.inception is not None:
-            self._originals = self._originals or originals.reduced(reduce).statistics()
-            metrics["rfid"] = frechet_distance(self._originals, reconstructions.reduced(reduce).statistics())
+            self._originals = self._originals or originals.reduced(_sum).statistics()
+            metrics["rfid"] = frechet_distance(self._originals, reconstructions.reduced(_sum).statistics())
         return metrics
 
     @torch.no_grad()

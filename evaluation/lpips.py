@@ -1,5 +1,6 @@
 """LPIPS with VGG16 (Zhang et al. 2018, arXiv:1801.03924), as a loss and as a metric."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ class LPIPS(nn.Module):
         super().__init__()
         import lpips
 
-        self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        with warnings.catch_warnings():  # the package calls torchvision by an old argument
+            warnings.simplefilter("ignore", UserWarning)
+            self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         if vgg_weights is not None:
             with torch.device("meta"):  # no random weights, only to overwrite them
                 vgg = torchvision.models.vgg16(weights=None)

@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from modeling.precision import at_least_float32
 from modeling.transformer import ResidualAttentionBlock, learned_tokens, run_blocks
 
 
@@ -58,7 +59,7 @@ class Decoder(nn.Module):
         x = rearrange(x, "b (h w) d -> b d h w", h=rows)
         p = self.patch_size
         x = rearrange(ffn(x), "b (p1 p2 c) h w -> b c (h p1) (w p2)", p1=p, p2=p)
-        return torch.sigmoid(conv_out(x).float())  # bfloat16 would round pixels to 1/256
+        return torch.sigmoid(at_least_float32(conv_out(x)))  # bfloat16 would round pixels to 1/256
 
     def forward(self, quantized: Tensor) -> tuple[Tensor, Tensor | None]:
         """Decode.

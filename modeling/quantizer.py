@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from modeling.precision import at_least_float32
+
 COMMITMENT_WEIGHT = 0.25
 USAGE_DECAY = 0.99
 # Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
@@ -39,7 +41,7 @@ class VectorQuantizer(nn.Module):
         Returns quantized (B, C, 1, T) with the straight-through gradient, the mean loss
         0.25 (sg[q] - z)^2 + (q - sg[z])^2, and codes (B, T) int64.
         """
-        z = z.float()
+        z = at_least_float32(z)
         rows = z.permute(0, 2, 3, 1)
         with torch.no_grad():
             distances = self._distances(rows.reshape(-1, rows.shape[-1]))
@@ -57,7 +59,7 @@ class VectorQuantizer(nn.Module):
     @torch.autocast("cpu", enabled=False)
     def assign(self, z: Tensor) -> Tensor:
         """z: (B, C, 1, T) -> codes (B, T) int64, with no effect on the codebook."""
-        rows = z.float().permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        rows = at_least_float32(z).permute(0, 2, 3, 1).reshape(-1, z.shape[1])
         return self._distances(rows).argmin(dim=1).view(z.shape[0], -1)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ class VectorQuantizer(nn.Module):
             dist.all_gather(all_nearest, nearest)
             dist.all_gather(all_anchors, anchors.contiguous())
             _, anchors = _nearest_of(torch.stack(all_nearest), torch.stack(all_anchors))
-        share = counts.float() / counts.sum()
+        share = counts.to(self.embed_prob.dtype) / counts.sum()
         self.embed_prob.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
         exponent = -self.embed_prob * self.codebook_size * ANCHOR_SHARPNESS / (1 - USAGE_DECAY)
         weight = torch.exp(exponent - ANCHOR_EPSILON).unsqueeze(1)

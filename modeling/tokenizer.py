@@ -125,7 +125,7 @@ class AliTok(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """codes: (B, T) int64 in [0, codebook_size) -> images (B, 3, H, W) in [0, 1]."""
-        return self.decoder(self.quantize.lookup(codes))[0].float()
+        return self.decoder(self.quantize.lookup(codes))[0]
 
     def prefix_target(self, images: Tensor) -> Tensor:
         """The row of patches that the prefix head draws: the top-left patch, then the first row.

@@ -1,9 +1,6 @@
 """The scripts as a user runs them: subprocesses, overrides, one process and two under torchrun."""
 
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +13,9 @@ from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
 from dataset.token_cache import open_token_cache
 from modeling.build import load_tokenizer
 from tests import toy
-from tests.conftest import ROOT
+from tests.launch import run
 from utils.config import read_tokenizer_config
 from utils.tracking import read_log
-
-
-def run(*command: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-    """Run a script of the repository; torchrun for more than one process."""
-    launcher = [sys.executable]
-    if processes > 1:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(
-        [*launcher, *map(str, command)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-    )
-    if check:
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
 
 
 class Pipeline:

@@ -56,8 +56,10 @@ def generator(**changes) -> AliTokGenerator:
     return model
 
 
-def write_images(root: Path, per_class: int = 12, splits: tuple[str, ...] = ("train", "val")) -> Path:
-    """Images of coloured gradients, a colour per class, of several sizes and modes."""
+def write_images(
+    root: Path, per_class: int = 12, splits: tuple[str, ...] = ("train", "val"), noise: bool = False
+) -> Path:
+    """Images of coloured gradients, a colour per class, of several sizes and modes; or of noise."""
     rng = np.random.default_rng(0)
     for split in splits:
         for c in range(NUM_CLASSES):
@@ -68,6 +70,8 @@ def write_images(root: Path, per_class: int = 12, splits: tuple[str, ...] = ("tr
                 y, x = np.mgrid[0:height, 0:width] / 40
                 colour = np.eye(4)[c][:3] + 0.2
                 pixels = (255 * np.clip(colour * (x + y)[..., None] + rng.uniform(0, 0.2), 0, 1)).astype(np.uint8)
+                if noise:
+                    pixels = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
                 image = Image.fromarray(pixels)
                 if i % 4 == 3:
                     image = image.convert("L")
@@ -75,8 +79,8 @@ def write_images(root: Path, per_class: int = 12, splits: tuple[str, ...] = ("tr
     return root
 
 
-def write_tokenizer_config(path: Path, stage: int, **training) -> Path:
-    """A complete stage-1 or stage-2 YAML at toy size."""
+def write_tokenizer_config(path: Path, stage: int, steps: tuple[int, int] = (6, 4), **training) -> Path:
+    """A complete stage-1 or stage-2 YAML at toy size; steps: of the phases without and with the GAN."""
     decoder = VQ_MODEL["decoder"] | (STAGE1_DECODER if stage == 1 else {})
     config = {
         "experiment": {"name": f"toy{stage}", "output_dir": "unset", "log_every": 2, "eval_every": 4, "save_every": 4},
@@ -91,8 +95,15 @@ def write_tokenizer_config(path: Path, stage: int, **training) -> Path:
             **training,
         },
         "phases": [
-            {"name": "mse", "steps": 6, "learning_rate": 1e-3, "clustering": stage == 1},
-            {"name": "gan", "steps": 4, "learning_rate": 1e-3, "end_lr": 1e-4, "gan": True, "clustering": stage == 1},
+            {"name": "mse", "steps": steps[0], "learning_rate": 1e-3, "clustering": stage == 1},
+            {
+                "name": "gan",
+                "steps": steps[1],
+                "learning_rate": 1e-3,
+                "end_lr": 1e-4,
+                "gan": True,
+                "clustering": stage == 1,
+            },
         ],
     }
     path.write_text(yaml.safe_dump(config))

@@ -50,11 +50,11 @@ def _load(network: nn.Module, checkpoint: Any) -> None:
 
 def _from_torchvision(name: str, checkpoint: str | None, random_weights: bool) -> ImageClassifier:
     if random_weights:
-        return ImageClassifier(torchvision.models.get_model(name, weights=None))
+        return ImageClassifier(torchvision.models.get_model(name))
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     path = get_weights(name, weights.url, CHECKPOINT_KEY, checkpoint)
     with torch.device("meta"):  # no random weights, only to overwrite them
-        network = torchvision.models.get_model(name, weights=None)
+        network = torchvision.models.get_model(name)
     _load(network, path)
     return ImageClassifier(network)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 
+from modeling.precision import at_least_float32
 from train_tokenizer.classifiers import ImageClassifier
 
 
@@ -29,14 +30,14 @@ class LogitLoss(nn.Module):
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         with torch.no_grad():
             target = self._logits(images)
-        return F.mse_loss(self._logits(reconstruction).float(), target.float())
+        return F.mse_loss(at_least_float32(self._logits(reconstruction)), at_least_float32(target))
 
 
 def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
-    return -fake_logits.float().mean()
+    return -at_least_float32(fake_logits).mean()
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    real = F.relu(1 - real_logits.float()).mean()
-    fake = F.relu(1 + fake_logits.float()).mean()
+    real = F.relu(1 - at_least_float32(real_logits)).mean()
+    fake = F.relu(1 + at_least_float32(fake_logits)).mean()
     return 0.5 * (real + fake)

@@ -33,7 +33,7 @@ class Objective:
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of the reconstructions of images (B, 3, H, W), and its parts by name, before weights."""
-        reconstruction = output.reconstruction.float()
+        reconstruction = output.reconstruction
         parts = {"reconstruction": F.mse_loss(reconstruction, images)}
         total = parts["reconstruction"]
 
@@ -44,7 +44,7 @@ class Objective:
 
         if output.prefix_image is not None:
             target = self.tokenizer.prefix_target(images)
-            add("prefix", F.mse_loss(output.prefix_image.float(), target), self.prefix_ratio)
+            add("prefix", F.mse_loss(output.prefix_image, target), self.prefix_ratio)
         if output.quantizer_loss.requires_grad:  # not where encoder and codebook are frozen
             add("quantizer", output.quantizer_loss, self.config.quantizer_weight)
         if phase.perceptual_weight:

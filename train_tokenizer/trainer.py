@@ -171,7 +171,7 @@ class TokenizerTrainer(TrainingLoop):
         """Hinge loss of the discriminator on images and their reconstructions."""
         with torch.no_grad(), self.accelerator.autocast():
             self.tokenizer.eval()
-            fake = self.tokenizer(images).reconstruction.float()
+            fake = self.tokenizer(images).reconstruction
             self.tokenizer.train()
         with self.accelerator.autocast():
             # One forward for both halves: DDP allows one per backward, and no layer mixes images.

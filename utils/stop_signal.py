@@ -1,5 +1,7 @@
 """SIGTERM and SIGINT as a wish to stop after the running step, agreed on by all ranks."""
 
+import atexit
+import multiprocessing
 import signal
 
 import torch
@@ -12,6 +14,12 @@ def ignore_stop_signals(_worker_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def end_data_workers() -> None:
+    """Python's own exit would send SIGTERM to workers that ignore it, and wait for them forever."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 class StopSignal:
     """`with StopSignal(accelerator) as stop: ... if stop.requested(): save and leave`."""
 
@@ -20,6 +28,7 @@ class StopSignal:
         self.signal: int | None = None
 
     def __enter__(self) -> "StopSignal":
+        atexit.register(end_data_workers)
         self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 

@@ -263,46 +263,47 @@ class TrainingLoop(ABC):
         experiment = self.config.experiment
         loader = iter(self.loader())
         meters = Meters()
-        bar = tqdm(
+        with tqdm(
             total=self.total_steps,
             initial=self.step,
             desc=experiment.name,
             disable=not self.accelerator.is_main_process,
             mininterval=1.0,
-        )
-        self.begin(tracker)
-        while self.step < self.total_steps:
-            waiting = time.perf_counter()
-            batches = [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
-            waited = time.perf_counter() - waiting
-            values = self.train_step(batches)
-            meters.add(self.images_per_step, waited, **values)
-            bar.update()
-            last = self.step == self.total_steps
-            milestone = self.is_milestone(self.step)
+        ) as bar:
+            self.begin(tracker)
+            while self.step < self.total_steps:
+                waiting = time.perf_counter()
+                batches = [
+                    self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)
+                ]
+                waited = time.perf_counter() - waiting
+                values = self.train_step(batches)
+                meters.add(self.images_per_step, waited, **values)
+                bar.update()
+                last = self.step == self.total_steps
+                milestone = self.is_milestone(self.step)
 
-            def due(every: int, last: bool = last) -> bool:
-                return last or (every > 0 and self.step % every == 0)
+                def due(every: int, last: bool = last) -> bool:
+                    return last or (every > 0 and self.step % every == 0)
 
-            if due(experiment.log_every):
-                means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped} | self.log_values()
-                if not due(getattr(experiment, "log_grad_norm_every", 1)):
-                    means.pop("grad_norm", None)
-                tracker.log(self.step, means)
-                bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
-            if due(experiment.eval_every) or milestone:
-                shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
-                bar.set_postfix(shown)
-            self.extras(tracker)
-            self.stopping = stop.requested()
-            # Amid bad steps the older checkpoints may be the better ones to go back to.
-            sound = self.guard.in_a_row == 0
-            if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
-                self.save()
-                self._plot()
-            if self.stopping:
-                break
-        bar.close()
+                if due(experiment.log_every):
+                    means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped} | self.log_values()
+                    if not due(getattr(experiment, "log_grad_norm_every", 1)):
+                        means.pop("grad_norm", None)
+                    tracker.log(self.step, means)
+                    bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
+                if due(experiment.eval_every) or milestone:
+                    shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
+                    bar.set_postfix(shown)
+                self.extras(tracker)
+                self.stopping = stop.requested()
+                # Amid bad steps the older checkpoints may be the better ones to go back to.
+                sound = self.guard.in_a_row == 0
+                if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
+                    self.save()
+                    self._plot()
+                if self.stopping:
+                    break
 
     def _plot(self) -> None:
         if self.accelerator.is_main_process:

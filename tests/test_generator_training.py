@@ -1,4 +1,4 @@
-"""Both trainings in this process: exact resume, what is frozen, what a step does."""
+"""AR training in this process, and what both trainings share."""
 
 from pathlib import Path
 
@@ -6,37 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.image_loader import ImageBatch
 from dataset.sampler import ShuffledBatches
 from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
 from tests import toy
+from tests.resuming import assert_equal_checkpoints, interrupted
 from train_generator.trainer import GeneratorTrainer, parameter_groups
-from train_tokenizer.trainer import TokenizerTrainer
 from utils.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
 from utils.config import load_config
 from utils.errors import UserError
-from utils.schema import ARConfig, TokenizerConfig
+from utils.schema import ARConfig
 from utils.tracking import read_log
 from utils.weights import read_state_dict
-
-
-@pytest.fixture
-def images(tmp_path) -> Path:
-    return toy.write_images(tmp_path / "images")
-
-
-def tokenizer_trainer(tmp_path: Path, name: str, stage: int, *overrides: str) -> TokenizerTrainer:
-    config = load_config(
-        TokenizerConfig,
-        "",
-        [
-            f"config={toy.write_tokenizer_config(tmp_path / f'stage{stage}.yaml', stage)}",
-            f"dataset.params.data_path={tmp_path / 'images'}",
-            f"experiment.output_dir={tmp_path / name}",
-            *overrides,
-        ],
-    )
-    return TokenizerTrainer(config)
 
 
 def make_cache(folder: Path, num_images: int = 24) -> Path:
@@ -83,35 +63,6 @@ def generator_trainer(tmp_path: Path, name: str, *overrides: str) -> GeneratorTr
     return GeneratorTrainer(config)
 
 
-def assert_equal_checkpoints(a: Path, b: Path) -> None:
-    assert a.name == b.name
-    for name in ("model", "discriminator", "ema"):
-        if (a / f"{name}.safetensors").is_file():
-            one, two = (load_checkpoint_weights(folder, name) for folder in (a, b))
-            assert all(torch.equal(v, two[k]) for k, v in one.items())
-
-
-def interrupted(build, stop_at: int):
-    """Train to `stop_at`, drop everything but the checkpoint, and train to the end."""
-    first = build("parts", "experiment.resume=auto")
-    total, first.total_steps = first.total_steps, stop_at
-    first.run()
-    (first.output_dir / "model.safetensors").unlink()
-    second = build("parts", "experiment.resume=auto")
-    assert second.step == stop_at and second.total_steps == total
-    second.run()
-    return second
-
-
-@pytest.mark.parametrize("stop_at", [3, 7])  # before and within the GAN phase
-def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
-    whole = tokenizer_trainer(tmp_path, "whole", 1)
-    whole.run()
-    parts = interrupted(lambda *a: tokenizer_trainer(tmp_path, a[0], 1, *a[1:]), stop_at)
-    assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
-    assert [r["loss"] for r in read_log(whole.output_dir) if "loss" in r]
-
-
 def test_generator_training_resumes_bit_for_bit(tmp_path):
     whole = generator_trainer(tmp_path, "whole")
     whole.run()
@@ -127,39 +78,6 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
-
-
-def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
-    stage1 = tokenizer_trainer(tmp_path, "stage1", 1)
-    stage1.run()
-    stage2 = tokenizer_trainer(tmp_path, "stage2", 2, f"experiment.init_from={stage1.output_dir / 'model.safetensors'}")
-    before = {k: v.clone() for k, v in stage2.tokenizer.decoder.state_dict().items()}
-    stage2.run()
-    one, two = (read_state_dict(t.output_dir / "pytorch_model.bin") for t in (stage1, stage2))
-    frozen = [k for k in one if k.startswith(("encoder.", "quantize.", "latent_tokens"))]
-    assert frozen and all(torch.equal(one[k], two[k]) for k in frozen)
-    changed = [k for k, v in before.items() if not torch.equal(v, two[f"decoder.{k}"])]
-    assert len(changed) == len(before)
-    assert not any(k.startswith("decoder.ffn_aux") for k in two)
-    with pytest.raises(UserError, match="init_from"):
-        tokenizer_trainer(tmp_path, "without", 2)
-
-
-def test_gan_steps_alternate(tmp_path, images):
-    trainer = tokenizer_trainer(tmp_path, "run", 1)
-    trainer.step = 6  # the first step of the GAN phase
-    batch = ImageBatch(torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE), torch.arange(4), [])
-
-    def moved(model, before) -> bool:
-        return any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
-
-    for turn in ("generator", "discriminator", "generator"):
-        before = [[p.clone() for p in m.parameters()] for m in (trainer.tokenizer, trainer.discriminator)]
-        usage = trainer.tokenizer.quantize.embed_prob.clone()
-        trainer.train_step([batch])
-        assert moved(trainer.tokenizer, before[0]) == (turn == "generator")
-        assert moved(trainer.discriminator, before[1]) == (turn == "discriminator")
-        assert torch.equal(usage, trainer.tokenizer.quantize.embed_prob) == (turn == "discriminator")
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

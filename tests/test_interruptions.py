@@ -1,0 +1,127 @@
+"""Trainings as processes that are killed, or asked to stop, at moments of their own choosing."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import toy
+from tests.conftest import ROOT
+from tests.launch import ENVIRONMENT, command_line, run, start
+from tests.resuming import assert_equal_checkpoints
+from utils.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights, load_training_state
+
+TOTAL, HALF = 20, 10
+
+
+def train(folder: Path, *overrides: str) -> tuple[str, ...]:
+    """A stage-1 training of 20 steps, the last 12 with the GAN."""
+    config = toy.write_tokenizer_config(folder.parent / "config.yaml", 1, steps=(8, 12))
+    return (
+        "train_tokenizer/train_tokenizer.py",
+        f"config={config}",
+        f"dataset.params.data_path={folder.parent / 'images'}",
+        f"experiment.output_dir={folder}",
+        "experiment.eval_every=100",
+        "dataset.params.num_workers_per_gpu=1",
+        *overrides,
+    )
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
+    """Until the checkpoint of `step` is there."""
+    deadline = time.time() + 120
+    while not any(checkpoint_step(p) >= step for p in list_checkpoints(folder)):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training") / "whole"
+    toy.write_images(folder.parent / "images")
+    run(*train(folder))
+    return folder
+
+
+@pytest.mark.parametrize("step", [4, HALF])  # before and within the GAN phase
+def test_kill_9_and_resume_equal_one_run(uninterrupted, step):
+    folder = uninterrupted.parent / f"killed_{step}"
+    process = start(*train(folder, "experiment.save_every=2"))
+    wait_for_step(folder, process, step)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    at_kill = checkpoint_step(list_checkpoints(folder)[-1])
+    assert step <= at_kill < TOTAL
+    assert f"resumed from {list_checkpoints(folder)[-1]}" in run(*train(folder)).stdout
+    assert_equal_checkpoints(list_checkpoints(folder)[-1], list_checkpoints(uninterrupted)[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(uninterrupted, number):
+    folder = uninterrupted.parent / f"stopped_{number}"
+    process = start(*train(folder, "experiment.save_every=3"))
+    wait_for_step(folder, process, 3)
+    os.killpg(process.pid, number)  # workers get it too, as from a launcher or a terminal
+    assert process.wait(60) == 128 + number
+    assert checkpoint_step(list_checkpoints(folder)[-1]) < TOTAL
+    run(*train(folder))
+    assert_equal_checkpoints(list_checkpoints(folder)[-1], list_checkpoints(uninterrupted)[-1])
+
+
+SAVER = """
+import sys, torch
+from utils.checkpoint import save_checkpoint
+step = int(sys.argv[2])
+while True:
+    step += 1
+    weights = {name: {"w": torch.full((200_000,), float(step))} for name in ("model", "ema")}
+    save_checkpoint(sys.argv[1], step, weights, {"numbers": torch.full((1000,), step)}, keep=1)
+"""
+
+
+def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
+    """The process does nothing but save, so that the kills fall into every part of it."""
+    moments, newest = random.Random(0), 0
+    for _ in range(6):
+        process = subprocess.Popen([*command_line("-c", SAVER), str(tmp_path), str(newest)], cwd=ROOT, env=ENVIRONMENT)
+        while not any(checkpoint_step(p) > newest for p in list_checkpoints(tmp_path)):
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        folder = list_checkpoints(tmp_path)[-1]
+        newest = checkpoint_step(folder)
+        for name in ("model", "ema"):
+            assert (load_checkpoint_weights(folder, name)["w"] == newest).all()
+        assert (load_training_state(folder)["numbers"] == newest).all()
+
+
+def test_two_processes_stop_together(uninterrupted):
+    folder = uninterrupted.parent / "two"
+    halves = ("training.per_gpu_batch_size=4", "experiment.save_every=2")
+    process = start(*train(folder, *halves), processes=2)
+    wait_for_step(folder, process, 4)
+    os.kill(process.pid, signal.SIGTERM)  # torchrun passes it on to the ranks
+    process.wait(90)
+    newest = list_checkpoints(folder)[-1]
+    assert checkpoint_step(newest) < TOTAL
+    assert load_training_state(newest)["samples_seen"] == 8 * checkpoint_step(newest)
+    run(*train(folder, *halves), processes=2)
+    assert checkpoint_step(list_checkpoints(folder)[-1]) == TOTAL
+
+
+def test_a_failing_run_ends_with_its_workers(uninterrupted):
+    """Workers ignore SIGTERM so that a last step gets its data; they must not outlive the training."""
+    broken = uninterrupted.parent / "images" / "train" / "class_0" / "zzz.png"
+    broken.write_bytes(b"no image")
+    folder = uninterrupted.parent / "failing"
+    options = ("dataset.params.max_bad_fraction=0", "dataset.params.num_workers_per_gpu=2", "experiment.log_every=1")
+    result = run(*train(folder, *options), check=False)
+    broken.unlink()
+    assert result.returncode == 2 and "zzz.png" in result.stderr.strip().splitlines()[-1]

@@ -13,12 +13,12 @@ from dataset.image_folder import list_images, read_rgb
 from dataset.sample_shards import SampleShards
 from dataset.token_cache import CachedCodes, open_token_cache, shard_path
 from evaluation.npz import NpzImages
-from tests.test_training import make_cache
+from tests import toy
 from utils.errors import UserError
 
 
 def test_packed_cache_and_its_views(tmp_path):
-    cache = open_token_cache(make_cache(tmp_path / "cache", 24))
+    cache = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24))
     assert (len(cache), cache.num_views, cache.num_codes, cache.num_classes) == (24, 2, 7, 4)
     assert np.load(shard_path(tmp_path / "cache", 2), allow_pickle=False).shape == (4, 2, 7)
     dataset = CachedCodes(cache)
@@ -32,7 +32,7 @@ def test_packed_cache_and_its_views(tmp_path):
 
 
 def test_published_layout_reads_alike(tmp_path):
-    packed = open_token_cache(make_cache(tmp_path / "cache", 6))
+    packed = open_token_cache(toy.write_token_cache(tmp_path / "cache", 6))
     for i, path in enumerate((tmp_path / "cache" / "paths.txt").read_text().split()):
         target = tmp_path / "published" / f"{path}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def test_published_layout_reads_alike(tmp_path):
 
 
 def test_damaged_and_unfinished_caches(tmp_path):
-    folder = make_cache(tmp_path / "cache", 24)
+    folder = toy.write_token_cache(tmp_path / "cache", 24)
     metadata = (folder / "metadata.json").read_text()
     (folder / "metadata.json").unlink()
     with pytest.raises(UserError, match="unfinished"):

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from dataset.sampler import ShuffledBatches
-from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
 from tests import toy
 from tests.resuming import assert_equal_checkpoints, interrupted
 from train_generator.trainer import GeneratorTrainer, parameter_groups
@@ -19,35 +17,10 @@ from utils.tracking import read_log
 from utils.weights import read_state_dict
 
 
-def make_cache(folder: Path, num_images: int = 24) -> Path:
-    rng = np.random.default_rng(0)
-    metadata = CacheMetadata(
-        num_images=num_images,
-        num_views=2,
-        num_codes=toy.NUM_CODES,
-        codebook_size=toy.CODEBOOK_SIZE,
-        image_size=toy.IMAGE_SIZE,
-        crop="center_and_flip",
-        split="train",
-        precision="fp32",
-        tokenizer_sha256="none",
-        classes=tuple("abcd"),
-        shard_size=10,
-    )
-    begin_cache(folder, metadata)
-    labels = np.arange(num_images) % 4
-    for shard in range(metadata.num_shards):
-        chosen = labels[list(metadata.shard_range(shard))]
-        codes = rng.integers(0, 8, (len(chosen), 2, toy.NUM_CODES)) + 8 * chosen[:, None, None]
-        write_shard(folder, shard, codes)
-    finish_cache(folder, metadata, labels, tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels)))
-    return folder
-
-
 def generator_trainer(tmp_path: Path, name: str, *overrides: str) -> GeneratorTrainer:
     cache = tmp_path / "cache"
     if not cache.exists():
-        make_cache(cache)
+        toy.write_token_cache(cache)
     config = load_config(
         ARConfig,
         "",

@@ -7,6 +7,7 @@ import torch
 import yaml
 from PIL import Image
 
+from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
 from modeling.generator import AliTokGenerator, GeneratorConfig
 from modeling.tokenizer import AliTok, AliTokConfig, DecoderConfig, TransformerConfig
 
@@ -146,3 +147,29 @@ def write_ar_config(path: Path, **training) -> Path:
     }
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def write_token_cache(folder: Path, num_images: int = 24) -> Path:
+    """A packed cache of random codes that tell the class, two views an image."""
+    rng = np.random.default_rng(0)
+    metadata = CacheMetadata(
+        num_images=num_images,
+        num_views=2,
+        num_codes=NUM_CODES,
+        codebook_size=CODEBOOK_SIZE,
+        image_size=IMAGE_SIZE,
+        crop="center_and_flip",
+        split="train",
+        precision="fp32",
+        tokenizer_sha256="none",
+        classes=tuple("abcd"),
+        shard_size=10,
+    )
+    begin_cache(folder, metadata)
+    labels = np.arange(num_images) % 4
+    for shard in range(metadata.num_shards):
+        chosen = labels[list(metadata.shard_range(shard))]
+        codes = rng.integers(0, 8, (len(chosen), 2, NUM_CODES)) + 8 * chosen[:, None, None]
+        write_shard(folder, shard, codes)
+    finish_cache(folder, metadata, labels, tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels)))
+    return folder

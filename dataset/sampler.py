@@ -13,6 +13,11 @@ from torch.utils.data import Sampler
 UNIFORMS = 3  # random numbers that come with each sample, for its augmentation
 
 
+def spread(total: int, count: int) -> np.ndarray:
+    """At most `count` indices spread evenly over [0, total), so over all classes of a sorted list."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+
+
 def epoch_plan(seed: int, epoch: int, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Order of an epoch (n,) int64, and uniform numbers (n, UNIFORMS) for each sample."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from dataset.image_folder import ImageList, list_images, to_float
 from dataset.image_loader import CenterCrops
+from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
 from evaluation.classifier import ClassifierExtractor
 from evaluation.features import Extractor
@@ -38,11 +38,6 @@ from utils.stop_signal import ignore_stop_signals
 
 NUM_PREVIEWS = 16
 METRICS = ("psnr", "ssim", "lpips", "rfid")
-
-
-def spread(total: int, count: int) -> np.ndarray:
-    """`count` indices spread evenly over [0, total), so over all classes."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
 
 
 def _sum(values: Tensor) -> Tensor:

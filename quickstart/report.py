@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dataset.image_folder import list_images, to_float
 from dataset.image_loader import CenterCrops
+from dataset.sampler import spread
 from evaluation.classifier import ClassifierExtractor
-from evaluation.evaluate_tokenizer import spread
 from evaluation.features import extract
 from evaluation.npz import NpzImages, read_small
 from modeling.build import load_tokenizer

@@ -11,53 +11,8 @@ import pytest
 from dataset import fashion_mnist
 from dataset.image_folder import list_images, read_rgb
 from dataset.sample_shards import SampleShards
-from dataset.token_cache import CachedCodes, open_token_cache, shard_path
 from evaluation.npz import NpzImages
-from tests import toy
 from utils.errors import UserError
-
-
-def test_packed_cache_and_its_views(tmp_path):
-    cache = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24))
-    assert (len(cache), cache.num_views, cache.num_codes, cache.num_classes) == (24, 2, 7, 4)
-    assert np.load(shard_path(tmp_path / "cache", 2), allow_pickle=False).shape == (4, 2, 7)
-    dataset = CachedCodes(cache)
-    indices = np.array([0, 9, 10, 23])
-    for view, u in ((0, 0.1), (1, 0.9)):
-        codes, labels = dataset[indices, np.full((4, 3), u)]
-        assert codes.shape == (4, 7) and labels.tolist() == [0, 1, 2, 3]
-        assert all((codes[j].numpy() == cache.codes(i, view)).all() for j, i in enumerate(indices))
-    limited = CachedCodes(cache, limit=5)
-    assert len(limited) == 5 and limited[np.arange(5), np.zeros((5, 3))][0].shape == (5, 7)
-
-
-def test_published_layout_reads_alike(tmp_path):
-    packed = open_token_cache(toy.write_token_cache(tmp_path / "cache", 6))
-    for i, path in enumerate((tmp_path / "cache" / "paths.txt").read_text().split()):
-        target = tmp_path / "published" / f"{path}.npz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(target, codes=np.stack([packed.codes(i, v) for v in range(2)]))
-    published = open_token_cache(tmp_path / "published")
-    assert len(published) == 6 and published.num_codes == 7 and published.num_views == 2
-    both = {(*c.codes(i, 1), c.labels[i]) for c in (packed, published) for i in range(6)}
-    assert len(both) == 6
-
-
-def test_damaged_and_unfinished_caches(tmp_path):
-    folder = toy.write_token_cache(tmp_path / "cache", 24)
-    metadata = (folder / "metadata.json").read_text()
-    (folder / "metadata.json").unlink()
-    with pytest.raises(UserError, match="unfinished"):
-        open_token_cache(folder)
-    (folder / "metadata.json").write_text(metadata.replace('"num_images": 24', '"num_images": 25'))
-    with pytest.raises(UserError, match="damaged"):
-        open_token_cache(folder)
-    (folder / "metadata.json").write_text("{}")
-    with pytest.raises(UserError, match="no metadata"):
-        open_token_cache(folder)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no token cache"):
-        open_token_cache(tmp_path / "empty")
 
 
 def test_sample_shards_survive_and_stream(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import torch
 import yaml
 from PIL import Image
 
-from dataset.token_cache import CacheMetadata, begin_cache, finish_cache, write_shard
+from dataset.cache_metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
+from dataset.cache_writer import cache_writer
+from dataset.image_folder import ImageList
 from modeling.generator import AliTokGenerator, GeneratorConfig
 from modeling.tokenizer import AliTok, AliTokConfig, DecoderConfig, TransformerConfig
 
@@ -25,7 +27,7 @@ VQ_MODEL = {
 STAGE1_DECODER = {"causal": True, "num_learned_tokens": 1, "prefix_head": True}
 
 
-def tokenizer(stage: int = 2, width: int = 32) -> AliTok:
+def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02) -> AliTok:
     torch.manual_seed(0)
     decoder = DecoderConfig(width, 2, 2, num_learned_tokens=4)
     if stage == 1:
@@ -38,6 +40,7 @@ def tokenizer(stage: int = 2, width: int = 32) -> AliTok:
             patch_size=PATCH_SIZE,
             encoder=TransformerConfig(width, 2, 2),
             decoder=decoder,
+            init_std=init_std,
         )
     ).eval()
 
@@ -152,8 +155,12 @@ def write_ar_config(path: Path, **training) -> Path:
 def write_token_cache(folder: Path, num_images: int = 24) -> Path:
     """A packed cache of random codes that tell the class, two views an image."""
     rng = np.random.default_rng(0)
+    labels = np.arange(num_images) % NUM_CLASSES
+    paths = tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels))
+    images = ImageList(folder, tuple("abcd"), paths, labels)
     metadata = CacheMetadata(
-        num_images=num_images,
+        num_files=num_images,
+        files_sha256=images.fingerprint(),
         num_views=2,
         num_codes=NUM_CODES,
         codebook_size=CODEBOOK_SIZE,
@@ -162,14 +169,14 @@ def write_token_cache(folder: Path, num_images: int = 24) -> Path:
         split="train",
         precision="fp32",
         tokenizer_sha256="none",
-        classes=tuple("abcd"),
+        classes=images.classes,
         shard_size=10,
     )
     begin_cache(folder, metadata)
-    labels = np.arange(num_images) % 4
+    writer = cache_writer("packed", folder, images)
     for shard in range(metadata.num_shards):
-        chosen = labels[list(metadata.shard_range(shard))]
-        codes = rng.integers(0, 8, (len(chosen), 2, NUM_CODES)) + 8 * chosen[:, None, None]
-        write_shard(folder, shard, codes)
-    finish_cache(folder, metadata, labels, tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels)))
+        indices = list(metadata.shard_range(shard))
+        codes = rng.integers(0, 8, (len(indices), 2, NUM_CODES)) + 8 * labels[indices][:, None, None]
+        record_shard(folder, shard, ShardRecord(writer.write(shard, indices, codes), ()))
+    finish_cache(folder, metadata, images)
     return folder

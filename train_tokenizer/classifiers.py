@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -36,6 +35,8 @@ def load_classifier(name: str, checkpoint: str | None, random_weights: bool = Fa
     """
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
+    import timm  # a second of every start, for those who need it
+
     if timm.is_model(name.partition(".")[0]):
         return _from_timm(name, checkpoint, random_weights)
     known = [*torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
@@ -60,6 +61,8 @@ def _from_torchvision(name: str, checkpoint: str | None, random_weights: bool) -
 
 
 def _from_timm(name: str, checkpoint: str | None, random_weights: bool) -> ImageClassifier:
+    import timm
+
     try:
         network = timm.create_model(name, pretrained=not (checkpoint or random_weights))
     except (OSError, RuntimeError, ValueError) as error:

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -60,7 +59,7 @@ class TrainingLoop(ABC):
         self.step = 0  # optimizer steps done
         self.samples_seen = 0  # by all ranks together
         self.stopping = False
-        self.ema: ModelEmaV3 | None = None
+        self.ema: Any = None  # timm's ModelEmaV3
 
     @abstractmethod
     def to_device(self, batch: Any) -> Any:
@@ -110,6 +109,8 @@ class TrainingLoop(ABC):
     def average_weights(self, model: nn.Module) -> None:
         """Keep a moving average of `model`, where `training.use_ema` asks for one."""
         if self.config.training.use_ema:
+            from timm.utils import ModelEmaV3  # a second of every start, for those who need it
+
             self.ema = ModelEmaV3(model, self.config.training.ema_decay)
             self.models["ema"] = self.ema.module
 

@@ -1,0 +1,185 @@
+"""Pretokenization: each stage's own rate, end to end, and a plain loop, in one run.
+
+python -m benchmarks.pretokenization --images 32 --batch_size 4 --num_workers 1
+torchrun is not needed: every process of a launch does what the one here does.
+
+The plain loop decodes in workers too, but stacks ten float crops of each image there, encodes them in
+float32 and writes one npz an image. Weights are random: the time does not depend on them.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional as TF
+
+from dataset.cache_metadata import CacheMetadata
+from dataset.cache_writer import PackedWriter
+from dataset.crops import center_crop, source_size
+from dataset.image_folder import ImageList, list_images, read_rgb
+from dataset.pretokenize import ShardBatches, SourceCrops, encode_views, pretokenize
+from modeling.build import build_tokenizer, frozen
+from modeling.interfaces import Tokenizer
+from utils.config import read_tokenizer_config
+from utils.distributed import init_process
+
+IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
+JPEG_QUALITY = 90
+NUM_VIEWS = 10
+
+
+def write_images(root: Path, count: int) -> ImageList:
+    """JPEG files with large shapes and fine detail, about as large as ImageNet's (110 kB on average)."""
+    rng = np.random.default_rng(0)
+    folder = root / "train" / "class"
+    folder.mkdir(parents=True)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(IMAGE_SIZE, Image.BICUBIC)
+        detail = rng.normal(0, 12, (*IMAGE_SIZE[::-1], 3))
+        pixels = np.clip(np.asarray(coarse) + detail, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:06d}.JPEG", quality=JPEG_QUALITY)
+    return list_images(root, "train")
+
+
+class StackedTenCrops(Dataset):
+    """What a plain script does: ten float crops of each image, stacked by the worker."""
+
+    def __init__(self, images: ImageList, size: int):
+        self.images = images
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        crop = center_crop(read_rgb(self.images.path(index)), source_size(self.size, True))
+        return torch.stack([TF.to_tensor(view) for view in TF.ten_crop(crop, [self.size] * 2)]), self.images.paths[
+            index
+        ]
+
+
+@torch.no_grad()
+def plain_loop(tokenizer: Tokenizer, images: ImageList, folder: Path, device: torch.device, args) -> None:
+    loader = DataLoader(StackedTenCrops(images, tokenizer.image_size), args.batch_size, num_workers=args.num_workers)
+    for views, paths in loader:
+        codes = tokenizer.encode(views.flatten(0, 1).to(device)).view(len(paths), NUM_VIEWS, -1).cpu().numpy()
+        for path, row in zip(paths, codes, strict=True):
+            target = folder / f"{path}.npz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(target, codes=row)
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--plain_images", type=int, help="for the plain loop alone; default: as many")
+    parser.add_argument("--batch_size", type=int, default=4, help="images, of ten views each")
+    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--device", choices=("cuda", "cpu"))
+    args = parser.parse_args()
+    state: PartialState = init_process(args.device)
+    device = state.device
+    torch.manual_seed(0)
+    tokenizer = frozen(build_tokenizer(read_tokenizer_config(args.tokenizer_config)), device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {vars(args)}")
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        images = write_images(root / "images", args.images)
+        metadata = CacheMetadata(
+            num_files=len(images),
+            files_sha256="",
+            num_views=NUM_VIEWS,
+            num_codes=tokenizer.num_codes,
+            codebook_size=tokenizer.codebook_size,
+            image_size=tokenizer.image_size,
+            crop="ten_crop",
+            split="train",
+            precision=args.precision,
+            tokenizer_sha256="",
+            classes=images.classes,
+        )
+        side = source_size(tokenizer.image_size, True)
+        crops = torch.randint(0, 256, (args.batch_size, 3, side, side), dtype=torch.uint8)
+        codes = np.random.default_rng(0).integers(0, 4096, (args.images, NUM_VIEWS, tokenizer.num_codes))
+        writer = PackedWriter(root / "writer")
+
+        def decode() -> None:
+            sampler = ShardBatches(metadata, [0], args.batch_size)
+            for _ in DataLoader(
+                SourceCrops(images, side), sampler=sampler, batch_size=None, num_workers=args.num_workers
+            ):
+                pass
+
+        def transfer() -> None:
+            pinned = crops.pin_memory()
+            for _ in range(20):
+                pinned.to(device, non_blocking=True)
+
+        resident = crops.to(device)
+        repeats = max(1, args.images // args.batch_size)
+
+        def encode() -> None:
+            for _ in range(repeats):
+                encode_views(tokenizer, resident, ten_crop=True, autocast=autocast)
+
+        def end_to_end() -> None:
+            pretokenize(
+                tokenizer,
+                images,
+                root / "cache",
+                metadata,
+                state,
+                ten_crop=True,
+                batch_size=args.batch_size,
+                num_workers=args.num_workers,
+            )
+
+        encode_views(tokenizer, resident, ten_crop=True, autocast=autocast)  # warm-up
+        with torch.no_grad():
+            tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
+        rates = {"decode": args.images / seconds(decode, device)}
+        if device.type == "cuda":
+            rates["transfer"] = 20 * args.batch_size / seconds(transfer, device)
+        rates["encode"] = repeats * args.batch_size / seconds(encode, device)
+        rates["write"] = args.images / seconds(lambda: writer.write(0, list(range(args.images)), codes), device)
+        whole = args.images / seconds(end_to_end, device)
+        plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
+        plain = len(plain_images) / seconds(
+            lambda: plain_loop(tokenizer, plain_images, root / "plain", device, args), device
+        )
+    for stage, rate in rates.items():
+        print(f"{stage:>22}: {rate:10.2f} images/s")
+    slowest = min(rates, key=rates.get)
+    print(f"{'end to end':>22}: {whole:10.2f} images/s, {whole / rates[slowest]:.0%} of {slowest} alone")
+    print(f"{'plain float32 loop':>22}: {plain:10.2f} images/s")
+    print(f"{'ratio':>22}: {whole / plain:10.2f}")
+
+
+if __name__ == "__main__":
+    main()

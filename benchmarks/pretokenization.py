@@ -35,6 +35,7 @@ from utils.distributed import init_process
 IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90
 NUM_VIEWS = 10
+MIN_DECODED = 512  # images, so that starting the workers does not count
 
 
 def write_images(root: Path, count: int) -> ImageList:
@@ -128,9 +129,10 @@ def main() -> None:
         crops = torch.randint(0, 256, (args.batch_size, 3, side, side), dtype=torch.uint8)
         codes = np.random.default_rng(0).integers(0, 4096, (args.images, NUM_VIEWS, tokenizer.num_codes))
         writer = PackedWriter(root / "writer")
+        decode_rounds = -(-MIN_DECODED // args.images)
 
         def decode() -> None:
-            sampler = ShardBatches(metadata, [0], args.batch_size)
+            sampler = ShardBatches(metadata, [0] * decode_rounds, args.batch_size)
             for _ in DataLoader(
                 SourceCrops(images, side), sampler=sampler, batch_size=None, num_workers=args.num_workers
             ):
@@ -163,7 +165,7 @@ def main() -> None:
         encode_views(tokenizer, resident, ten_crop=True, autocast=autocast)  # warm-up
         with torch.no_grad():
             tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
-        rates = {"decode": args.images / seconds(decode, device)}
+        rates = {"decode": decode_rounds * args.images / seconds(decode, device)}
         if device.type == "cuda":
             rates["transfer"] = 20 * args.batch_size / seconds(transfer, device)
         rates["encode"] = repeats * args.batch_size / seconds(encode, device)

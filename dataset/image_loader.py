@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,6 +19,25 @@ class ImageBatch(NamedTuple):
     images: Tensor  # (b, 3, S, S) uint8
     indices: Tensor  # (b,) int64, which images these are
     failures: list[tuple[int, str]]  # index and error of files that could not be decoded
+
+
+def read_or_next(images: ImageList, index: int, failures: list[tuple[int, str]]) -> tuple[Image.Image, int]:
+    """The first image from `index` on that can be decoded, and its index; adds the others to `failures`.
+
+    Raises UserError after 64 in a row.
+    """
+    attempts = min(MAX_FAILURES, len(images))
+    for attempt in range(attempts):
+        chosen = (index + attempt) % len(images)
+        try:
+            return read_rgb(images.path(chosen)), chosen
+        except DECODE_ERRORS as error:
+            failures.append((chosen, str(error)))
+    last, error = failures[-1]
+    raise UserError(
+        f"{attempts} files one after another cannot be decoded, the last one {images.path(last)}: {error}. Is the"
+        " disk there?"
+    )
 
 
 class TrainingImages(Dataset):
@@ -41,18 +61,8 @@ class TrainingImages(Dataset):
         return ImageBatch(torch.stack(crops), torch.tensor(indices), failures)
 
     def _one(self, index: int, uniforms: tuple, failures: list[tuple[int, str]]) -> tuple[Tensor, int]:
-        """The crop of the first decodable image from `index` on, and its index."""
-        last = ""
-        for attempt in range(min(MAX_FAILURES, len(self.images))):
-            chosen = (index + attempt) % len(self.images)
-            try:
-                return to_uint8(random_crop(read_rgb(self.images.path(chosen)), self.size, uniforms, self.flip)), chosen
-            except DECODE_ERRORS as error:
-                last = f"{self.images.path(chosen)}: {error}"
-                failures.append((chosen, str(error)))
-        raise UserError(
-            f"{len(failures)} files one after another cannot be decoded, the last one {last}. Is the disk there?"
-        )
+        image, index = read_or_next(self.images, index, failures)
+        return to_uint8(random_crop(image, self.size, uniforms, self.flip)), index
 
 
 class CenterCrops(Dataset):

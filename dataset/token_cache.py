@@ -18,9 +18,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from dataset.cache_metadata import CacheMetadata, metadata_path, progress_folder, read_metadata
 from dataset.cache_writer import shard_path
@@ -141,26 +138,3 @@ def open_token_cache(path: str | Path) -> TokenCache:
     if progress_folder(folder).is_dir():
         raise UserError(f"token cache {folder} is unfinished: run pretokenization.py again to complete it")
     return NpzTokenCache(folder, None)
-
-
-class CachedCodes(Dataset):
-    """Batches of codes for training: one random view of each image."""
-
-    def __init__(self, cache: TokenCache, limit: int | None = None):
-        """limit: use a fixed random subset of this many images."""
-        self.cache = cache
-        self.subset = None
-        if limit is not None and limit < len(cache):
-            self.subset = np.random.default_rng(0).permutation(len(cache))[:limit]
-
-    def __len__(self) -> int:
-        return len(self.cache if self.subset is None else self.subset)
-
-    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
-        """batch: (indices (b,), uniforms (b, >= 1)) -> codes (b, T) int64, class ids (b,) int64."""
-        indices, uniforms = batch
-        if self.subset is not None:
-            indices = self.subset[indices]
-        views = (uniforms[:, 0] * self.cache.num_views).astype(int)
-        codes = np.stack([self.cache.codes(i, v) for i, v in zip(indices, views, strict=True)])
-        return torch.from_numpy(codes.astype(np.int64)), torch.from_numpy(self.cache.labels[indices])

@@ -181,6 +181,12 @@ class AliTokGenerator(nn.Module):
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
 
+    def compile_blocks(self) -> None:
+        """Compile each block by itself: one short compilation serves all, and the averaging of
+        gradients over ranks, which follows each block's backward, still overlaps with the next."""
+        for block in self.blocks:
+            block.compile()
+
     def embed_classes(self, class_ids: Tensor) -> Tensor:
         """class_ids: (B,) in [0, num_classes], the last meaning "no class" -> (B, width)."""
         return self.embeddings(class_ids + self.codebook_size + 1)

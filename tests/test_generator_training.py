@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dataset.code_batches import CodeBatch
 from dataset.sampler import ShuffledBatches
 from tests import toy
 from tests.resuming import assert_equal_checkpoints, interrupted
@@ -73,17 +74,17 @@ def test_accumulation_equals_the_large_batch(tmp_path):
 
 def test_a_bad_gradient_is_skipped(tmp_path):
     trainer = generator_trainer(tmp_path, "run")
-    codes, class_ids = torch.zeros(2, toy.NUM_CODES, dtype=torch.int64), torch.tensor([0, 1])
+    batch = CodeBatch(torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), [])
     before = [p.clone() for p in trainer.generator.parameters()]
     hook = trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan"))
     trainer.step = 5
     for _ in range(3):
-        trainer.train_step([(codes, class_ids)])
+        trainer.train_step([batch])
     assert trainer.guard.skipped == 3
     assert all(torch.equal(p, q) for p, q in zip(trainer.generator.parameters(), before, strict=True))
-    with pytest.raises(UserError, match="no finite loss and gradient"):
+    with pytest.raises(UserError, match=r"no finite loss and gradient.*its images were d/3.png, b/5.png"):
         for _ in range(20):
-            trainer.train_step([(codes, class_ids)])
+            trainer.train_step([batch])
     hook.remove()
 
 

@@ -5,8 +5,9 @@ import pytest
 
 from dataset.cache_metadata import read_metadata
 from dataset.cache_writer import shard_path
+from dataset.code_batches import CachedCodes
 from dataset.convert_cache import convert, describe
-from dataset.token_cache import CachedCodes, open_token_cache
+from dataset.token_cache import open_token_cache
 from tests import toy
 from utils.errors import UserError
 
@@ -23,11 +24,12 @@ def test_packed_cache_and_its_views(tmp_path):
     dataset = CachedCodes(cache)
     indices = np.array([0, 9, 10, 23])
     for view, u in ((0, 0.1), (1, 0.9)):
-        codes, labels = dataset[indices, np.full((4, 3), u)]
-        assert codes.shape == (4, 7) and labels.tolist() == [0, 1, 2, 3]
+        batch = dataset[indices, np.full((4, 3), u)]
+        codes = batch.codes
+        assert codes.shape == (4, 7) and batch.class_ids.tolist() == (indices % 4).tolist()
         assert all((codes[j].numpy() == cache.codes(i, view)).all() for j, i in enumerate(indices))
     limited = CachedCodes(cache, limit=5)
-    assert len(limited) == 5 and limited[np.arange(5), np.zeros((5, 3))][0].shape == (5, 7)
+    assert len(limited) == 5 and limited[np.arange(5), np.zeros((5, 3))].codes.shape == (5, 7)
 
 
 def test_published_layout_reads_alike(tmp_path):

@@ -3,18 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.token_cache import CachedCodes, TokenCache, open_token_cache
+from dataset.bad_files import BadFiles
+from dataset.code_batches import CachedCodes, CodeBatch, CodeSource, RandomViews
+from dataset.image_folder import list_images, to_float
+from dataset.token_cache import TokenCache, open_token_cache
 from modeling.build import build_generator, build_tokenizer, check_fit, load_tokenizer
-from modeling.interfaces import Generator
+from modeling.generator import AliTokGenerator
+from modeling.interfaces import Generator, Tokenizer
 from modeling.sampler import image_noise, sample_codes
+from train_generator.model_flops import training_flops
 from utils.accelerator import synchronized
 from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
+from utils.throughput import matmul_peak
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
 from utils.weights import export_weights
@@ -60,10 +67,27 @@ def check_cache(cache: TokenCache, generator: Generator, path: str) -> None:
             raise UserError(f"token cache {path} does not fit: {what} {cached} there, {expected} in the configuration")
 
 
+def check_same_tokenizer(one: TokenCache, two: TokenCache) -> None:
+    """Raise UserError if two caches are known to hold codes of different tokenizers."""
+    made_by = [cache.metadata.tokenizer_sha256 if cache.metadata else "unknown" for cache in (one, two)]
+    if "unknown" not in made_by and made_by[0] != made_by[1]:
+        raise UserError(
+            f"{one.folder} and {two.folder} were made with different tokenizers (SHA-256 {made_by[0][:12]} and"
+            f" {made_by[1][:12]}): their codes mean different things"
+        )
+
+
 class GeneratorTrainer(TrainingLoop):
     """Model, optimizer, average and caches of an AR training."""
 
-    curves = (("loss", "val_loss"), ("accuracy", "val_accuracy"), ("grad_norm",), ("lr",), ("images_per_second",))
+    curves = (
+        ("loss", "val_loss"),
+        ("accuracy", "val_accuracy"),
+        ("grad_norm",),
+        ("lr",),
+        ("images_per_second",),
+        ("mfu", "data_wait"),
+    )
 
     def __init__(self, config: ARConfig):
         super().__init__(config)
@@ -73,14 +97,7 @@ class GeneratorTrainer(TrainingLoop):
         self.generator = build_generator(config.model.generator).to(self.accelerator.device)
         with torch.device("meta"):  # its sizes are all that is asked for
             check_fit(build_tokenizer(config.model.vq_model), self.generator)
-        params = config.dataset.params
-        cache = open_token_cache(params.pretokenization)
-        check_cache(cache, self.generator, params.pretokenization)
-        self.dataset = CachedCodes(cache, config.experiment.max_train_examples)
-        self.val_cache = None
-        if params.pretokenization_val:
-            self.val_cache = open_token_cache(params.pretokenization_val)
-            check_cache(self.val_cache, self.generator, params.pretokenization_val)
+        self._open_data()
         optimizer = config.optimizer.params
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.generator, optimizer.weight_decay),
@@ -90,10 +107,68 @@ class GeneratorTrainer(TrainingLoop):
         )
         self.models["model"] = self.generator
         self.average_weights(self.generator)
+        if config.training.compile:
+            getattr(self.generator, "compile_blocks", self.generator.compile)()
         self.optimizers["optimizer"] = self.optimizer
         self.resume()
         self.model, self.optimizer = self.accelerator.prepare(LossModule(self.generator), self.optimizer)
-        self._tokenizer = None
+        self.flops_per_image = training_flops(self.generator) if isinstance(self.generator, AliTokGenerator) else 0
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.training.mixed_precision, torch.float32)
+        self.peak = matmul_peak(self.accelerator.device, dtype) if self.accelerator.is_main_process else 0.0
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def _open_data(self) -> None:
+        """The cached codes, or where there is no cache the images, encoded as they come."""
+        config, params = self.config, self.config.dataset.params
+        limit = config.experiment.max_train_examples
+        self.val_data: CodeSource | None = None
+        self._tokenizer: Tokenizer | None = None
+        if params.pretokenization:
+            cache = open_token_cache(params.pretokenization)
+            check_cache(cache, self.generator, params.pretokenization)
+            self.dataset: CodeSource = CachedCodes(cache, limit)
+            if params.pretokenization_val:
+                val_cache = open_token_cache(params.pretokenization_val)
+                check_cache(val_cache, self.generator, params.pretokenization_val)
+                check_same_tokenizer(cache, val_cache)
+                self.val_data = CachedCodes(val_cache)
+            return
+        if not params.data_path:
+            raise UserError("dataset.params: set pretokenization to a token cache, or data_path to an image folder")
+        images = list_images(params.data_path, params.train_split)
+        if len(images.classes) > self.generator.num_classes:
+            raise UserError(
+                f"{params.data_path} has {len(images.classes)} classes, model.generator {self.generator.num_classes}"
+            )
+        size = config.model.vq_model.image_size
+        self.dataset = RandomViews(images, size, limit)
+        self.bad_files = BadFiles(images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
+        if (Path(params.data_path) / params.val_split).is_dir():
+            self.val_data = RandomViews(list_images(params.data_path, params.val_split), size)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when first asked for: training from a cache needs none but for previews."""
+        if self._tokenizer is None:
+            checkpoint = self.config.experiment.tokenizer_checkpoint
+            self._tokenizer = load_tokenizer(self.config.model.vq_model, checkpoint, self.accelerator.device)
+        return self._tokenizer
+
+    def dataset_description(self) -> str:
+        return self.dataset.fingerprint()
+
+    def to_device(self, batch: CodeBatch) -> CodeBatch:
+        device = self.accelerator.device
+        class_ids = batch.class_ids.to(device, non_blocking=True)
+        if batch.codes is not None:
+            return batch._replace(codes=batch.codes.to(device, non_blocking=True), class_ids=class_ids)
+        self.bad_files.add(batch.failures)
+        with self.accelerator.autocast():
+            codes = self.tokenizer.encode(to_float(batch.images.to(device, non_blocking=True)))
+        return batch._replace(codes=codes, images=None, class_ids=class_ids)
+
+    # -- one step -----------------------------------------------------------------------------
 
     def learning_rate(self) -> float:
         schedule = self.config.lr_scheduler.params
@@ -105,24 +180,22 @@ class GeneratorTrainer(TrainingLoop):
             total_steps=self.total_steps,
         )
 
-    def to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        codes, class_ids = (x.to(self.accelerator.device, non_blocking=True) for x in batch)
-        return codes, class_ids
-
-    def optimize(self, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    def optimize(self, batches: list[CodeBatch]) -> dict[str, Any]:
         self.generator.train()
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses, accuracies = [], []
-        for i, (codes, class_ids) in enumerate(batches):
+        for i, batch in enumerate(batches):
             with synchronized(self.accelerator, self.model, i == len(batches) - 1):
-                loss, accuracy = self.model(codes, class_ids)
+                loss, accuracy = self.model(batch.codes, batch.class_ids)
                 self.accelerator.backward(loss / len(batches))
             losses.append(loss.detach())
             accuracies.append(accuracy)
         loss = torch.stack(losses).mean()
-        norm = self.guard.step(self.generator, self.optimizer, loss, step=self.step)
+        norm = self.guard.step(
+            self.generator, self.optimizer, loss, step=self.step, describe=lambda: self._describe(batches)
+        )
         if self.ema is not None:
             self.ema.update(self.generator)
         return {
@@ -133,22 +206,34 @@ class GeneratorTrainer(TrainingLoop):
             "epoch": (self.samples_seen + self.images_per_step) / len(self.dataset),
         }
 
+    def _describe(self, batches: list[CodeBatch]) -> str:
+        indices = [i for batch in batches for i in batch.indices.tolist()]
+        return f"its images were {self.dataset.describe(indices)}"
+
+    def log_values(self, means: dict[str, float]) -> dict[str, float]:
+        rate = means["images_per_second"]
+        values = {"tokens_per_second": rate * self.generator.num_codes}
+        if self.flops_per_image and self.peak:
+            values["mfu"] = rate * self.flops_per_image / self.accelerator.num_processes / self.peak
+        return values
+
+    # -- validation, previews, export ---------------------------------------------------------
+
     @torch.no_grad()
     def evaluate(self, tracker: Tracker) -> dict[str, float]:
         """Loss and accuracy over the first view of every held-out image."""
-        if self.val_cache is None:
+        if self.val_data is None:
             return {}
         model, device = self.inference_model.eval(), self.accelerator.device
         batch_size = self.config.training.per_gpu_batch_size
-        indices = range(self.accelerator.process_index, len(self.val_cache), self.accelerator.num_processes)
+        mine = np.arange(self.accelerator.process_index, len(self.val_data), self.accelerator.num_processes)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            codes = torch.stack([torch.from_numpy(self.val_cache.codes(i, 0).astype("int64")) for i in chosen])
-            class_ids = torch.from_numpy(self.val_cache.labels[chosen.start : chosen.stop : chosen.step])
+        for start in range(0, len(mine), batch_size):
+            chosen = mine[start : start + batch_size]
+            batch = self.to_device(self.val_data[chosen, np.zeros((len(chosen), 1))])
             with self.accelerator.autocast():
-                loss, accuracy = model.loss(codes.to(device), class_ids.to(device))
-            n = len(codes)
+                loss, accuracy = model.loss(batch.codes, batch.class_ids)
+            n = len(chosen)
             sums += torch.stack([loss.double() * n, accuracy.double() * n, torch.tensor(n, device=device).double()])
         sums = self.accelerator.reduce(sums)
         metrics = {"val_loss": float(sums[0] / sums[2]), "val_accuracy": float(sums[1] / sums[2])}
@@ -165,12 +250,10 @@ class GeneratorTrainer(TrainingLoop):
         """Samples of fixed classes from fixed noise, so that progress shows from grid to grid."""
         settings = self.config.model.generator
         checkpoint = self.config.experiment.tokenizer_checkpoint
-        if self._tokenizer is None:
-            if not Path(checkpoint).is_file():
-                print(f"warning: no previews, as experiment.tokenizer_checkpoint {checkpoint} is not there")
-                self.config.experiment.generate_every = 0
-                return
-            self._tokenizer = load_tokenizer(self.config.model.vq_model, checkpoint, self.accelerator.device)
+        if self._tokenizer is None and not Path(checkpoint).is_file():
+            print(f"warning: no previews, as experiment.tokenizer_checkpoint {checkpoint} is not there")
+            self.config.experiment.generate_every = 0
+            return
         model = self.inference_model.eval()
         classes = torch.linspace(0, model.num_classes - 1, min(PREVIEW_CLASSES, model.num_classes)).long()
         class_ids = classes.repeat(PREVIEWS_PER_CLASS).to(self.accelerator.device)
@@ -183,8 +266,8 @@ class GeneratorTrainer(TrainingLoop):
                 power=settings.guidance_scale_pow,
                 temperature=settings.randomize_temperature,
             )
-            images = self._tokenizer.decode(codes)
-        picture = grid(images, columns=len(classes), scale=preview_scale(self._tokenizer.image_size))
+            images = self.tokenizer.decode(codes)
+        picture = grid(images, columns=len(classes), scale=preview_scale(self.tokenizer.image_size))
         save_png(picture, self.output_dir / "previews" / f"step_{self.step:08d}.png")
         tracker.image(self.step, "samples", picture)
 

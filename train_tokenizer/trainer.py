@@ -139,16 +139,6 @@ class TokenizerTrainer(TrainingLoop):
     def is_milestone(self, step: int) -> bool:
         return step in self.schedule.ends() or super().is_milestone(step)
 
-    def counters(self) -> dict[str, Any]:
-        return super().counters() | {"undecodable": sorted(self.bad_files.indices)}
-
-    def restore_counters(self, state: dict[str, Any]) -> None:
-        super().restore_counters(state)
-        self.bad_files.indices = set(state["undecodable"])
-
-    def log_values(self) -> dict[str, float]:
-        return {"undecodable_files": self.bad_files.share(self.accelerator)}
-
     def _start_fresh(self) -> None:
         experiment = self.config.experiment
         if experiment.init_from:

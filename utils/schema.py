@@ -155,8 +155,12 @@ class ARModel:
 
 @dataclass
 class CacheParams:
-    pretokenization: str = "cache_alitok"
+    pretokenization: str | None = "cache_alitok"
     pretokenization_val: str | None = None
+    data_path: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    max_bad_fraction: float = 0.001
     num_workers_per_gpu: int = 12
 
 
@@ -201,6 +205,7 @@ class ARTraining:
     enable_wandb: bool = True
     use_ema: bool = False
     ema_decay: float = 0.999
+    compile: bool = False
     seed: int = 42
     max_train_steps: int = 500000
     max_grad_norm: float | None = 1.0

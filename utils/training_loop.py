@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from dataset.bad_files import BadFiles
 from dataset.sampler import ShuffledBatches
 from utils.accelerator import NonFiniteGuard, build_accelerator, require_agreement, seed_step
 from utils.checkpoint import (
@@ -58,6 +59,7 @@ class TrainingLoop(ABC):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step = 0  # optimizer steps done
         self.samples_seen = 0  # by all ranks together
+        self.bad_files: BadFiles | None = None  # where files are decoded during training
         self.stopping = False
         self.ema: Any = None  # timm's ModelEmaV3
 
@@ -85,8 +87,8 @@ class TrainingLoop(ABC):
         """Called once before the first step, and after a resume; nothing by default."""
         return
 
-    def log_values(self) -> dict[str, float]:
-        """More values for each log line; called on every rank."""
+    def log_values(self, means: dict[str, float]) -> dict[str, float]:
+        """More values for each log line, whose means are given; called on every rank."""
         return {}
 
     def is_milestone(self, step: int) -> bool:
@@ -96,11 +98,14 @@ class TrainingLoop(ABC):
 
     def counters(self) -> dict[str, Any]:
         """Numbers, strings and lists of them that go into a checkpoint."""
-        return {"samples_seen": self.samples_seen, "skipped_steps": self.guard.skipped}
+        bad = sorted(self.bad_files.indices) if self.bad_files else []
+        return {"samples_seen": self.samples_seen, "skipped_steps": self.guard.skipped, "undecodable": bad}
 
     def restore_counters(self, state: dict[str, Any]) -> None:
         self.samples_seen = state["samples_seen"]
         self.guard.skipped = state["skipped_steps"]
+        if self.bad_files:
+            self.bad_files.indices = set(state["undecodable"])
 
     def dataset_description(self) -> str:
         """What all ranks must have in common about the data."""
@@ -288,7 +293,10 @@ class TrainingLoop(ABC):
                     return last or (every > 0 and self.step % every == 0)
 
                 if due(experiment.log_every):
-                    means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped} | self.log_values()
+                    means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped}
+                    if self.bad_files:
+                        means["undecodable_files"] = self.bad_files.share(self.accelerator)
+                    means |= self.log_values(means)
                     if not due(getattr(experiment, "log_grad_norm_every", 1)):
                         means.pop("grad_norm", None)
                     tracker.log(self.step, means)

@@ -1,0 +1,153 @@
+"""AR training: images/s, tokens/s and utilisation of the real training loop, and of a plain one, in one run.
+
+python -m benchmarks.ar_training --config configs/alitok_b.yaml --batch_size 128
+python -m benchmarks.ar_training --batch_size 2 --steps 4 --precision no     # on a CPU
+python -m benchmarks.ar_training --memory 32,64,128                          # peak GPU memory of batch sizes
+
+Utilisation is the operations of the model's matrix products (train_generator/model_flops.py) over the
+measured peak of one large matrix product in the same precision.
+"""
+
+import argparse
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.reference_generator import PlainGenerator, PlainStep
+from dataset.cache_metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
+from dataset.cache_writer import cache_writer
+from dataset.image_folder import ImageList
+from train_generator.trainer import GeneratorTrainer
+from utils.config import load_config
+from utils.schema import ARConfig
+from utils.throughput import synchronize
+
+WARMUP = 3
+
+
+def write_cache(folder: Path, config: ARConfig, num_images: int) -> None:
+    """Random codes of ten views."""
+    generator = config.model.generator
+    labels = np.arange(num_images) % generator.condition_num_classes
+    classes = tuple(f"{c:04d}" for c in range(generator.condition_num_classes))
+    images = ImageList(folder, classes, tuple(f"{classes[c]}/{i}" for i, c in enumerate(labels)), labels)
+    metadata = CacheMetadata(
+        num_files=num_images,
+        files_sha256="",
+        num_views=10,
+        num_codes=generator.image_seq_len,
+        codebook_size=generator.codebook_size,
+        image_size=config.model.vq_model.image_size,
+        crop="ten_crop",
+        split="train",
+        precision="",
+        tokenizer_sha256="",
+        classes=classes,
+        shard_size=num_images,
+    )
+    begin_cache(folder, metadata)
+    codes = np.random.default_rng(0).integers(0, generator.codebook_size, (num_images, 10, generator.image_seq_len))
+    sums = cache_writer("packed", folder, images).write(0, list(range(num_images)), codes)
+    record_shard(folder, 0, ShardRecord(sums, ()))
+    finish_cache(folder, metadata, images)
+
+
+def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:
+    overrides = [
+        f"config={args.config}",
+        f"experiment.output_dir={scratch / 'out'}",
+        f"dataset.params.pretokenization={scratch / 'cache'}",
+        f"dataset.params.num_workers_per_gpu={args.num_workers}",
+        f"training.per_gpu_batch_size={batch_size}",
+        f"training.mixed_precision={args.precision}",
+        f"training.compile={args.compile}",
+        f"model.generator.use_checkpoint={args.checkpoint}",
+        "training.enable_wandb=false",
+        *args.overrides,
+    ]
+    return load_config(ARConfig, "", overrides)
+
+
+def report(name: str, trainer: GeneratorTrainer, images: int, seconds: float, note: str = "") -> float:
+    rate = images / seconds
+    utilisation = rate * trainer.flops_per_image / trainer.peak
+    tokens = rate * trainer.generator.num_codes
+    print(f"{name:>10}: {rate:9.2f} images/s {tokens:11.0f} tokens/s {utilisation:7.1%} of peak{note}", flush=True)
+    return rate
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> None:
+    config = load(args, scratch, args.batch_size)
+    trainer = GeneratorTrainer(config)
+    device = trainer.accelerator.device
+    print(f"measured matrix-multiply peak: {trainer.peak / 1e12:.3f} TFLOP/s")
+    loader = iter(trainer.loader())
+    rates, waited = [], 0.0
+    plain = PlainStep(PlainGenerator(config.model.generator).to(device), trainer.accelerator.autocast)
+    batch = trainer.to_device(next(loader))
+    for _ in range(WARMUP):
+        trainer.train_step([batch])
+        plain(batch.codes, batch.class_ids)
+    ours, theirs = [], []
+    for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            before = time.perf_counter()
+            batch = trainer.to_device(next(loader))
+            waited += time.perf_counter() - before
+            trainer.train_step([batch])
+        synchronize(device)
+        ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            plain(batch.codes, batch.class_ids)
+        synchronize(device)
+        theirs.append(time.perf_counter() - start)
+    images = args.steps * args.batch_size
+    for name, times in (("this", ours), ("plain", theirs)):
+        note = f", {waited / sum(ours):.2%} of the time waiting for data" if name == "this" else ""
+        rates.append(report(name, trainer, images, float(np.median(times)), note))
+    print(f"{'ratio':>10}: {rates[0] / rates[1]:9.2f}")
+
+
+def measure_memory(args: argparse.Namespace, scratch: Path) -> None:
+    for batch_size in args.memory:
+        trainer = GeneratorTrainer(load(args, scratch, batch_size))
+        if trainer.accelerator.device.type != "cuda":
+            raise SystemExit("--memory needs a GPU")
+        loader = iter(trainer.loader())
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(WARMUP):
+            trainer.train_step([trainer.to_device(next(loader))])
+        print(f"batch {batch_size:4d}: {torch.cuda.max_memory_allocated() / 2**30:6.1f} GiB", flush=True)
+        del trainer, loader
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/alitok_b.yaml")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="per round")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts")
+    parser.add_argument("--precision", default="bf16", help="training.mixed_precision")
+    parser.add_argument("--compile", default="true")
+    parser.add_argument("--checkpoint", default="false", help="activation checkpointing")
+    parser.add_argument("--num_workers", type=int, default=4)
+    parser.add_argument("--memory", type=lambda s: [int(x) for x in s.split(",")], help="peak memory of batch sizes")
+    parser.add_argument("overrides", nargs="*", help="dotted.key=value, as for train_ar.py")
+    args = parser.parse_args()
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    print(f"{name}, torch {torch.__version__}, {vars(args)}")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        write_cache(scratch / "cache", load(args, scratch, 1), 4096)
+        (measure_memory if args.memory else measure)(args, scratch)
+
+
+if __name__ == "__main__":
+    main()

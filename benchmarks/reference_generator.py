@@ -1,0 +1,49 @@
+"""The generator's training step as a plain script writes it, to measure against.
+
+Attention materialises the scores, adds a mask to them and takes the softmax in float32; no
+compilation, and the optimizer is not fused. Weights and results are the same (tests/test_benchmarks.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modeling.generator import AliTokGenerator, Attention
+from train_generator.trainer import parameter_groups
+
+
+def plain_attention(self: Attention, x: Tensor, rope: Tensor) -> Tensor:
+    q, k, v = self._qkv(x, rope)
+    length = x.shape[1]
+    mask = torch.full((length, length), float("-inf"), device=x.device).triu(1)
+    scores = (q @ k.transpose(-2, -1)).float() * self.head_width**-0.5 + mask
+    weights = F.dropout(scores.softmax(-1), self.attn_drop, self.training)
+    x = weights.type_as(v) @ v
+    return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))
+
+
+class PlainGenerator(AliTokGenerator):
+    def __init__(self, config):
+        super().__init__(config)
+        for block in self.blocks:
+            block.attn.forward = plain_attention.__get__(block.attn)
+
+
+class PlainStep:
+    """Forward, backward, clipping and AdamW."""
+
+    def __init__(self, generator: PlainGenerator, autocast):
+        self.generator = generator.train()
+        self.autocast = autocast
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(generator, 0.03), lr=4e-4, betas=(0.9, 0.96), fused=False, foreach=False
+        )
+
+    def __call__(self, codes: Tensor, class_ids: Tensor) -> float:
+        with self.autocast():
+            loss, _ = self.generator.loss(codes, class_ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss)

@@ -1,0 +1,96 @@
+"""Batches for AR training: cached codes, or random views of images to be encoded on the device."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.crops import NUM_VIEWS, center_crop, cut_views, source_size
+from dataset.image_folder import ImageList, to_uint8
+from dataset.image_loader import read_or_next
+from dataset.token_cache import TokenCache
+
+SUBSET_SEED = 0
+
+
+class CodeBatch(NamedTuple):
+    """Of b images: either codes or, with none cached, the views to encode."""
+
+    codes: Tensor | None  # (b, T) int64
+    images: Tensor | None  # (b, 3, S, S) uint8
+    class_ids: Tensor  # (b,) int64
+    indices: Tensor  # (b,) int64, which samples of the data set these are
+    failures: list[tuple[int, str]]  # index and error of files that could not be decoded
+
+
+def fixed_subset(total: int, limit: int | None) -> np.ndarray | None:
+    """A fixed random subset of `limit` samples, or None for all of them."""
+    if limit is None or limit >= total:
+        return None
+    return np.random.default_rng(SUBSET_SEED).permutation(total)[:limit]
+
+
+class CachedCodes(Dataset):
+    """One view of each image, chosen by the first of its uniform numbers."""
+
+    def __init__(self, cache: TokenCache, limit: int | None = None):
+        """limit: use a fixed random subset of this many images."""
+        self.cache = cache
+        self.subset = fixed_subset(len(cache), limit)
+
+    def __len__(self) -> int:
+        return len(self.cache if self.subset is None else self.subset)
+
+    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
+        """batch: indices (b,), uniforms (b, >= 1)."""
+        indices, uniforms = batch
+        rows = indices if self.subset is None else self.subset[indices]
+        views = (uniforms[:, 0] * self.cache.num_views).astype(int)
+        codes = np.stack([self.cache.codes(i, v) for i, v in zip(rows, views, strict=True)])
+        labels = torch.from_numpy(self.cache.labels[rows])
+        return CodeBatch(torch.from_numpy(codes.astype(np.int64)), None, labels, torch.from_numpy(rows), [])
+
+    def describe(self, indices: list[int]) -> str:
+        paths = self.cache.paths()
+        return ", ".join(paths[i] for i in indices)
+
+    def fingerprint(self) -> str:
+        metadata = self.cache.metadata
+        return f"{len(self)} images, {metadata or self.cache.labels.sum()}"
+
+
+class RandomViews(Dataset):
+    """The ten-crop views of an image folder, cut as pretokenization cuts them, one of each image."""
+
+    def __init__(self, images: ImageList, size: int, limit: int | None = None):
+        self.images = images
+        self.size = size
+        self.subset = fixed_subset(len(images), limit)
+
+    def __len__(self) -> int:
+        return len(self.images if self.subset is None else self.subset)
+
+    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
+        """batch: indices (b,), uniforms (b, >= 1)."""
+        indices, uniforms = batch
+        rows = indices if self.subset is None else self.subset[indices]
+        failures: list[tuple[int, str]] = []
+        views, shown = [], []
+        for row, u in zip(rows, uniforms, strict=True):
+            image, index = read_or_next(self.images, int(row), failures)
+            crop = to_uint8(center_crop(image, source_size(self.size, ten_crop=True)))
+            views.append(cut_views(crop[None], self.size, ten_crop=True)[0, int(u[0] * NUM_VIEWS[True])])
+            shown.append(index)
+        labels = torch.from_numpy(self.images.labels[shown])
+        return CodeBatch(None, torch.stack(views), labels, torch.tensor(shown), failures)
+
+    def describe(self, indices: list[int]) -> str:
+        return ", ".join(str(self.images.path(i)) for i in indices)
+
+    def fingerprint(self) -> str:
+        return f"{len(self)} images, {self.images.fingerprint()}"
+
+
+CodeSource = CachedCodes | RandomViews

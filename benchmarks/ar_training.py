@@ -61,6 +61,7 @@ def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:
         f"config={args.config}",
         f"experiment.output_dir={scratch / 'out'}",
         f"dataset.params.pretokenization={scratch / 'cache'}",
+        "dataset.params.pretokenization_val=null",
         f"dataset.params.num_workers_per_gpu={args.num_workers}",
         f"training.per_gpu_batch_size={batch_size}",
         f"training.mixed_precision={args.precision}",

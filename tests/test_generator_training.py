@@ -8,6 +8,8 @@ import torch
 from dataset.code_batches import CodeBatch
 from dataset.sampler import ShuffledBatches
 from tests import toy
+from tests.conftest import ROOT
+from tests.launch import run
 from tests.resuming import assert_equal_checkpoints, interrupted
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from utils.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
@@ -15,7 +17,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import ARConfig
 from utils.tracking import read_log
-from utils.weights import read_state_dict
+from utils.weights import export_weights, read_state_dict
 
 
 def generator_trainer(tmp_path: Path, name: str, *overrides: str) -> GeneratorTrainer:
@@ -148,3 +150,101 @@ def test_yaml_no_means_no_mixed_precision(tmp_path):
     assert generator_trainer(tmp_path, "run", "training.mixed_precision=no").accelerator.mixed_precision == "no"
     with pytest.raises(UserError, match="needs a GPU"):
         generator_trainer(tmp_path, "run", "training.mixed_precision=fp16")
+
+
+def test_two_processes_follow_one(tmp_path):
+    """Without dropout, in float32: the same losses over 20 steps, the same learning rates."""
+    toy.write_token_cache(tmp_path / "cache", 60)
+    off = [f"model.generator.{k}=0" for k in ("dropout", "attn_drop", "tok_dropout", "class_label_dropout")]
+
+    def train(name: str, processes: int) -> list[dict]:
+        config = toy.write_ar_config(tmp_path / "ar.yaml", per_gpu_batch_size=8 // processes, max_train_steps=20)
+        run(
+            *("train_ar.py", f"config={config}", f"dataset.params.pretokenization={tmp_path / 'cache'}"),
+            *(f"experiment.output_dir={tmp_path / name}", "experiment.tokenizer_checkpoint=none", *off),
+            *("experiment.log_every=1", "experiment.log_grad_norm_every=1", "optimizer.params.learning_rate=1e-3"),
+            processes=processes,
+        )
+        return [r for r in read_log(tmp_path / name) if "loss" in r]
+
+    one, two = train("one", 1), train("two", 2)
+    assert [r["lr"] for r in one] == [r["lr"] for r in two] and [r["epoch"] for r in one] == [r["epoch"] for r in two]
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-4)
+    assert [r["grad_norm"] for r in two] == pytest.approx([r["grad_norm"] for r in one], rel=1e-3)
+    assert one[-1]["loss"] < one[0]["loss"]
+
+
+def test_ranks_that_disagree_are_told_at_start(tmp_path):
+    """One rank reads another configuration: an error at once, not a wait for the other."""
+    toy.write_token_cache(tmp_path / "cache")
+    for rank, batch in enumerate((4, 5)):
+        toy.write_ar_config(tmp_path / f"rank{rank}.yaml", per_gpu_batch_size=batch)
+    script = tmp_path / "differing.py"
+    script.write_text(
+        "import os, runpy, sys\n"
+        f"sys.argv[0:2] = ['train_ar.py', 'config={tmp_path}/rank' + os.environ['RANK'] + '.yaml']\n"
+        f"sys.path.insert(0, '{ROOT}')\n"
+        f"runpy.run_path('{ROOT}/train_ar.py', run_name='__main__')\n"
+    )
+    result = run(
+        *(script, "config=replaced", f"dataset.params.pretokenization={tmp_path / 'cache'}"),
+        *(f"experiment.output_dir={tmp_path / 'out'}", "experiment.tokenizer_checkpoint=none"),
+        processes=2,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("the ranks do not agree on the configuration") == 2
+
+
+def test_images_without_a_cache_train_like_their_cache(tmp_path):
+    """The same order, the same views: the losses are those of the cached codes."""
+    images = toy.write_images(tmp_path / "images", noise=True)
+    toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
+    weights = export_weights(tmp_path / "w", toy.tokenizer(init_std=1.0).state_dict())[1]
+    run(
+        *("pretokenization.py", "--img_size", toy.IMAGE_SIZE, "--ten_crop", "--num_workers", 0),
+        *("--data_path", images, "--tokenizer_config", tmp_path / "2.yaml"),
+        *("--tokenizer_checkpoint", weights, "--cached_path", tmp_path / "cache"),
+    )
+    losses = []
+    for data in (
+        [f"dataset.params.pretokenization={tmp_path / 'cache'}", "dataset.params.pretokenization_val=null"],
+        ["dataset.params.pretokenization=null", f"dataset.params.data_path={images}"],
+    ):
+        common = [f"experiment.tokenizer_checkpoint={weights}", "experiment.log_every=1", *data]
+        trainer = generator_trainer(tmp_path, f"run{len(losses)}", *common)
+        trainer.run()
+        rows = read_log(trainer.output_dir)
+        losses.append([r["loss"] for r in rows if "loss" in r])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert any("val_loss" in r for r in rows)  # of the split `val` of the images
+    with pytest.raises(UserError, match="set pretokenization to a token cache, or data_path"):
+        generator_trainer(tmp_path, "none", "dataset.params.pretokenization=null")
+
+
+def test_caches_of_different_tokenizers_are_refused(tmp_path):
+    for name in ("cache", "val"):
+        toy.write_token_cache(tmp_path / name)
+    path = tmp_path / "val" / "metadata.json"
+    path.write_text(path.read_text().replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
+    with pytest.raises(UserError, match="made with different tokenizers"):
+        generator_trainer(tmp_path, "run", f"dataset.params.pretokenization_val={tmp_path / 'val'}")
+
+
+def test_compiled_blocks_train_like_eager_ones(tmp_path):
+    off = [f"model.generator.{k}=0" for k in ("dropout", "attn_drop", "tok_dropout", "class_label_dropout")]
+    losses = []
+    for flag in ("false", "true"):
+        trainer = generator_trainer(tmp_path, f"run_{flag}", f"training.compile={flag}", *off)
+        loader = iter(trainer.loader())
+        losses.append([float(trainer.train_step([trainer.to_device(next(loader))])["loss"]) for _ in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_logged_rates(tmp_path):
+    trainer = generator_trainer(tmp_path, "run")
+    trainer.run()
+    row = next(r for r in read_log(trainer.output_dir) if "loss" in r)
+    assert row["tokens_per_second"] == pytest.approx(toy.NUM_CODES * row["images_per_second"])
+    assert 0 < row["mfu"] < 1 and 0 <= row["data_wait"] < 1
+    assert row["mfu"] == pytest.approx(row["images_per_second"] * trainer.flops_per_image / trainer.peak)

@@ -32,6 +32,21 @@ def train(folder: Path, *overrides: str) -> tuple[str, ...]:
     )
 
 
+def train_ar(folder: Path, *overrides: str) -> tuple[str, ...]:
+    """20 steps with the moving average and dropout."""
+    config = toy.write_ar_config(folder.parent / "ar.yaml", use_ema=True, max_train_steps=TOTAL)
+    return (
+        "train_ar.py",
+        f"config={config}",
+        f"dataset.params.pretokenization={folder.parent / 'cache'}",
+        f"experiment.output_dir={folder}",
+        "experiment.tokenizer_checkpoint=none",
+        "experiment.resume=auto",
+        "dataset.params.num_workers_per_gpu=1",
+        *overrides,
+    )
+
+
 def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> None:
     """Until the checkpoint of `step` is there."""
     deadline = time.time() + 120
@@ -59,6 +74,20 @@ def test_kill_9_and_resume_equal_one_run(uninterrupted, step):
     assert step <= at_kill < TOTAL
     assert f"resumed from {list_checkpoints(folder)[-1]}" in run(*train(folder)).stdout
     assert_equal_checkpoints(list_checkpoints(folder)[-1], list_checkpoints(uninterrupted)[-1])
+
+
+def test_ar_training_killed_and_resumed_equals_one_run(tmp_path):
+    toy.write_token_cache(tmp_path / "cache")
+    run(*train_ar(tmp_path / "whole"))
+    process = start(*train_ar(tmp_path / "killed", "experiment.save_every=2"))
+    wait_for_step(tmp_path / "killed", process, HALF)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert HALF <= checkpoint_step(list_checkpoints(tmp_path / "killed")[-1]) < TOTAL
+    assert "resumed from" in run(*train_ar(tmp_path / "killed")).stdout
+    assert_equal_checkpoints(*(list_checkpoints(tmp_path / name)[-1] for name in ("killed", "whole")))
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,48 @@
+"""What the benchmarks measure against computes the same, and the operations are counted rightly."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.reference_generator import PlainGenerator, PlainStep
+from modeling.generator import AliTokGenerator, GeneratorConfig
+from train_generator.model_flops import forward_flops, training_flops
+from train_generator.trainer import parameter_groups
+
+
+def config(**changes) -> GeneratorConfig:
+    off = dict.fromkeys(("dropout", "attn_drop", "tok_dropout", "class_label_dropout"), 0.0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_seq_len": 73}
+    return GeneratorConfig(**(off | sizes | {"condition_num_classes": 4, "codebook_size": 128} | changes))
+
+
+def test_the_plain_training_step_computes_the_same():
+    torch.manual_seed(0)
+    ours = AliTokGenerator(config()).train()
+    plain = PlainGenerator(config())
+    plain.load_state_dict(ours.state_dict())
+    step = PlainStep(plain, lambda: torch.autocast("cpu", enabled=False))
+    optimizer = torch.optim.AdamW(parameter_groups(ours, 0.03), lr=4e-4, betas=(0.9, 0.96), fused=True)
+    for i in range(3):
+        codes, class_ids = torch.randint(0, 128, (4, 73)), torch.tensor([0, 1, 2, 3])
+        loss, _ = ours.loss(codes, class_ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert abs(step(codes, class_ids) - float(loss.detach())) < 1e-4, i
+
+
+def test_operations_are_counted():
+    """torch's counter sees the whole score matrix of the plain attention; half of it is work."""
+    generator = PlainGenerator(config()).train()
+    codes, class_ids = torch.randint(0, 128, (1, 73)), torch.tensor([0])
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = generator.loss(codes, class_ids)
+    full_attention = 2 * 2 * 2 * 73 * 73 * 64  # two products, two layers
+    causal = 2 * 2 * 2 * 64 * 73 * 74 // 2
+    assert forward_flops(generator) == counter.get_total_flops() - full_attention + causal
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()
+    # Twice the forward, without what would be the gradient of the embedded inputs of no one.
+    assert abs(counter.get_total_flops() / 2 / (forward_flops(generator) - causal + full_attention) - 1) < 0.01
+    assert training_flops(generator) == 3 * forward_flops(generator)

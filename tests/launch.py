@@ -1,9 +1,12 @@
 """The scripts as a user runs them: subprocesses, one or several under torchrun."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from tests.conftest import ROOT
 
@@ -28,8 +31,23 @@ def start(*command: object, processes: int = 1) -> subprocess.Popen:
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that a test can kill launcher and ranks at once
+        start_new_session=True,  # a signal to its group is not one to the tests
     )
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to a launcher and all below it: torchrun starts each rank in a session of its own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family = [process.pid]
+    for pid in family:  # grows while it is walked
+        family += [child for child, parent in parents.items() if parent == pid]
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def run(

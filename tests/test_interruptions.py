@@ -11,7 +11,7 @@ import pytest
 
 from tests import toy
 from tests.conftest import ROOT
-from tests.launch import ENVIRONMENT, command_line, run, start
+from tests.launch import ENVIRONMENT, command_line, kill, run, start
 from tests.resuming import assert_equal_checkpoints
 from utils.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights, load_training_state
 
@@ -68,8 +68,7 @@ def test_kill_9_and_resume_equal_one_run(uninterrupted, step):
     folder = uninterrupted.parent / f"killed_{step}"
     process = start(*train(folder, "experiment.save_every=2"))
     wait_for_step(folder, process, step)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     at_kill = checkpoint_step(list_checkpoints(folder)[-1])
     assert step <= at_kill < TOTAL
     assert f"resumed from {list_checkpoints(folder)[-1]}" in run(*train(folder)).stdout
@@ -81,8 +80,7 @@ def test_ar_training_killed_and_resumed_equals_one_run(tmp_path):
     run(*train_ar(tmp_path / "whole"))
     process = start(*train_ar(tmp_path / "killed", "experiment.save_every=2"))
     wait_for_step(tmp_path / "killed", process, HALF)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert HALF <= checkpoint_step(list_checkpoints(tmp_path / "killed")[-1]) < TOTAL
     assert "resumed from" in run(*train_ar(tmp_path / "killed")).stdout
     assert_equal_checkpoints(*(list_checkpoints(tmp_path / name)[-1] for name in ("killed", "whole")))

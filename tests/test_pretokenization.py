@@ -1,12 +1,9 @@
 """pretokenization.py as a user runs it: kills, bad files, both layouts, the check."""
 
 import json
-import os
 import random
 import shutil
-import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ import torch
 from dataset.image_folder import list_images
 from dataset.token_cache import open_token_cache
 from tests import toy
-from tests.launch import run, start
+from tests.launch import kill, run, start
 from tests.test_token_cache import contents
 from utils.weights import export_weights
 
@@ -63,9 +60,7 @@ def test_kills_at_random_moments_leave_the_same_cache(project):
         while process.poll() is None and len(finished_shards(cache)) <= len(before):
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.01))
-        with suppress(ProcessLookupError):  # it may have come to its end
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         if (cache / "metadata.json").is_file():
             break
         after = finished_shards(cache)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,16 @@ def hosts() -> Iterator[list[Host]]:
         pytest.skip(f"network namespaces cannot be made here: {error.stderr.strip()}")
     yield pair
     for host in pair:
+        pull_the_plug(host)
         ip("netns", "del", host.namespace)
+
+
+def pull_the_plug(host: Host) -> None:
+    """Kill all that runs on a host: torchrun's workers are in sessions of their own."""
+    listed = subprocess.run(["ip", "netns", "pids", host.namespace], capture_output=True, text=True).stdout
+    for process in listed.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
 
 
 def training(folder: Path, name: str) -> list[str]:
@@ -103,7 +113,7 @@ def test_a_lost_host_and_the_resumed_job(hosts, tmp_path):
     while not any(checkpoint_step(p) >= 4 for p in list_checkpoints(output)):
         assert all(p.poll() is None for p in first) and time.time() < deadline
         time.sleep(0.01)
-    os.killpg(first[1].pid, signal.SIGKILL)
+    pull_the_plug(hosts[1])
     first[1].communicate()
     first[0].communicate(timeout=120)
     assert first[0].returncode != 0  # noticed, not hung

@@ -247,3 +247,6 @@ def test_losses_of_no_phase_are_not_built(tmp_path, images, capfd):
     logged = [trainer.train_step([trainer.to_device(next(loader))]) for _ in range(2)]
     assert "lpips" in logged[0] and "perceptual" not in logged[0]
     assert "lpips" not in logged[1] and "perceptual" in logged[1]
+    # The network is there, so validation uses it: 0 for equal images, more for reconstructions.
+    trainer.tokenizer.eval()
+    assert trainer.evaluation.metrics(trainer.tokenizer)["lpips"] > 0

@@ -21,6 +21,7 @@ from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
+from utils.sharding import full_state, shard
 from utils.throughput import matmul_peak
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
@@ -94,10 +95,21 @@ class GeneratorTrainer(TrainingLoop):
         if config.optimizer.name != "adamw" or config.lr_scheduler.scheduler != "cosine":
             raise UserError("optimizer.name must be adamw and lr_scheduler.scheduler cosine")
         self.total_steps = config.training.max_train_steps
-        self.generator = build_generator(config.model.generator).to(self.accelerator.device)
+        self.generator = build_generator(config.model.generator)
+        self.sharded = config.training.fsdp and self.accelerator.num_processes > 1
+        if not self.sharded:  # else block by block, as a whole it may be too large
+            self.generator.to(self.accelerator.device)
         with torch.device("meta"):  # its sizes are all that is asked for
             check_fit(build_tokenizer(config.model.vq_model), self.generator)
         self._open_data()
+        self.models["model"] = self.generator
+        self.average_weights(self.generator)
+        if config.training.compile:
+            getattr(self.generator, "compile_blocks", self.generator.compile)()
+        resumed = self.resume_models()
+        self.model = LossModule(self.generator)
+        if self.sharded:
+            self._shard()
         optimizer = config.optimizer.params
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.generator, optimizer.weight_decay),
@@ -105,16 +117,24 @@ class GeneratorTrainer(TrainingLoop):
             betas=(optimizer.beta1, optimizer.beta2),
             fused=True,
         )
-        self.models["model"] = self.generator
-        self.average_weights(self.generator)
-        if config.training.compile:
-            getattr(self.generator, "compile_blocks", self.generator.compile)()
-        self.optimizers["optimizer"] = self.optimizer
-        self.resume()
-        self.model, self.optimizer = self.accelerator.prepare(LossModule(self.generator), self.optimizer)
+        self.optimizers["optimizer"] = (self.generator, self.optimizer)
+        if resumed:
+            self.resume_optimizers()
+        self.optimizer = self.accelerator.prepare(self.optimizer)
+        if not self.sharded:
+            self.model = self.accelerator.prepare(self.model)
         self.flops_per_image = training_flops(self.generator) if isinstance(self.generator, AliTokGenerator) else 0
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.training.mixed_precision, torch.float32)
         self.peak = matmul_peak(self.accelerator.device, dtype) if self.accelerator.is_main_process else 0.0
+
+    def _shard(self) -> None:
+        """FSDP: each rank holds a part of weights, gradients, optimizer state and average."""
+        if self.accelerator.scaler is not None:
+            raise UserError("training.fsdp goes with mixed_precision bf16 or no, not with fp16")
+        if not isinstance(self.generator, AliTokGenerator):
+            raise UserError("training.fsdp knows the blocks of the generator 'alitok' only")
+        for model in self.models.values():
+            shard(model, model.blocks, self.accelerator.device.type, methods=("step",))
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -187,8 +207,11 @@ class GeneratorTrainer(TrainingLoop):
             group["lr"] = rate
         losses, accuracies = [], []
         for i, batch in enumerate(batches):
+            if self.sharded:
+                self.generator.set_requires_gradient_sync(i == len(batches) - 1)
             with synchronized(self.accelerator, self.model, i == len(batches) - 1):
-                loss, accuracy = self.model(batch.codes, batch.class_ids)
+                with self.accelerator.autocast():
+                    loss, accuracy = self.model(batch.codes, batch.class_ids)
                 self.accelerator.backward(loss / len(batches))
             losses.append(loss.detach())
             accuracies.append(accuracy)
@@ -228,9 +251,11 @@ class GeneratorTrainer(TrainingLoop):
         batch_size = self.config.training.per_gpu_batch_size
         mine = np.arange(self.accelerator.process_index, len(self.val_data), self.accelerator.num_processes)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for start in range(0, len(mine), batch_size):
+        longest = -(-len(self.val_data) // self.accelerator.num_processes)
+        for start in range(0, longest, batch_size):  # as often on each rank, since sharded weights need all
             chosen = mine[start : start + batch_size]
-            batch = self.to_device(self.val_data[chosen, np.zeros((len(chosen), 1))])
+            shown = chosen if len(chosen) else np.zeros(1, int)
+            batch = self.to_device(self.val_data[shown, np.zeros((len(shown), 1))])
             with self.accelerator.autocast():
                 loss, accuracy = model.loss(batch.codes, batch.class_ids)
             n = len(chosen)
@@ -243,7 +268,7 @@ class GeneratorTrainer(TrainingLoop):
     def extras(self, tracker: Tracker) -> None:
         every = self.config.experiment.generate_every
         due = every > 0 and (self.step % every == 0 or self.step == self.total_steps)
-        if due and self.accelerator.is_main_process:
+        if due and (self.accelerator.is_main_process or self.sharded):
             self.preview(tracker)
 
     def preview(self, tracker: Tracker) -> None:
@@ -267,9 +292,14 @@ class GeneratorTrainer(TrainingLoop):
                 temperature=settings.randomize_temperature,
             )
             images = self.tokenizer.decode(codes)
+        if not self.accelerator.is_main_process:
+            return  # has lent its part of the weights
         picture = grid(images, columns=len(classes), scale=preview_scale(self.tokenizer.image_size))
         save_png(picture, self.output_dir / "previews" / f"step_{self.step:08d}.png")
         tracker.image(self.step, "samples", picture)
 
     def export(self) -> None:
-        export_weights(self.output_dir, self.inference_model.state_dict())
+        main = self.accelerator.is_main_process
+        state = full_state(self.inference_model, keep=main) if main or self.sharded else {}
+        if main:
+            export_weights(self.output_dir, state)

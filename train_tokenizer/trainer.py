@@ -91,7 +91,7 @@ class TokenizerTrainer(TrainingLoop):
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        self.optimizers["optimizer"] = self.optimizer
+        self.optimizers["optimizer"] = (self.tokenizer, self.optimizer)
         self.discriminator = self.discriminator_ddp = self.discriminator_optimizer = None
         if self.schedule.uses(gan=True):
             self.discriminator = Discriminator().to(device)
@@ -99,7 +99,7 @@ class TokenizerTrainer(TrainingLoop):
                 self.discriminator.parameters(), lr=config.losses.discriminator_learning_rate, fused=True
             )
             self.models["discriminator"] = self.discriminator
-            self.optimizers["discriminator_optimizer"] = self.discriminator_optimizer
+            self.optimizers["discriminator_optimizer"] = (self.discriminator, self.discriminator_optimizer)
 
     def _build_losses(self) -> None:
         if self.config.losses.random_weights:
@@ -261,4 +261,5 @@ class TokenizerTrainer(TrainingLoop):
         return metrics
 
     def export(self) -> None:
-        export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()))
+        if self.accelerator.is_main_process:
+            export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()))

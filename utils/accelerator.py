@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.cpu import tune_for_cpu
 from utils.errors import UserError
+from utils.sharding import full
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -77,7 +78,7 @@ class NonFiniteGuard:
         All ranks take the same decision. Raises UserError after `max_bad_steps` bad ones in a row.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm = full(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
         bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach())).to(self.accelerator.device)
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad.float())

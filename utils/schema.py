@@ -206,6 +206,7 @@ class ARTraining:
     use_ema: bool = False
     ema_decay: float = 0.999
     compile: bool = False
+    fsdp: bool = False
     seed: int = 42
     max_train_steps: int = 500000
     max_grad_norm: float | None = 1.0

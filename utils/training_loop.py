@@ -32,6 +32,7 @@ from utils.code_version import code_fingerprint
 from utils.errors import UserError
 from utils.meters import Meters
 from utils.plots import plot_curves
+from utils.sharding import full_state, load_optimizer_state, optimizer_state
 from utils.stop_signal import StopSignal, ignore_stop_signals
 from utils.tracking import Tracker
 from utils.weights import load_strict
@@ -56,7 +57,9 @@ class TrainingLoop(ABC):
         # What a checkpoint holds, with what `counters` returns: everything that decides how a
         # resumed run goes on. Random states are none of it, see `seed_step`.
         self.models: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.optimizers: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
+        self.sharded = False  # whether each rank holds a part of the weights only
+        self._resumed: dict[str, Any] = {}
         self.step = 0  # optimizer steps done
         self.samples_seen = 0  # by all ranks together
         self.bad_files: BadFiles | None = None  # where files are decoded during training
@@ -77,7 +80,7 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def export(self) -> None:
-        """Write the final weights (main process)."""
+        """Write the final weights; called on every rank, to be done by the main process."""
 
     def extras(self, tracker: Tracker) -> None:
         """Anything else that is due after a step; nothing by default."""
@@ -133,7 +136,11 @@ class TrainingLoop(ABC):
         return values
 
     def resume(self) -> bool:
-        """Go on from the checkpoint that `experiment.resume` names, if any; before `prepare`.
+        """Go on from the checkpoint that `experiment.resume` names, if any; before `prepare`."""
+        return self.resume_models() and self.resume_optimizers()
+
+    def resume_models(self) -> bool:
+        """Weights and counters of the checkpoint to go on from, if there is one.
 
         Models that the checkpoint does not hold start as they are: a configuration may add the
         GAN or the moving average on the way.
@@ -141,7 +148,7 @@ class TrainingLoop(ABC):
         folder = find_resume(self.config.experiment.resume, self.output_dir)
         if folder is None:
             return False
-        state = load_training_state(folder)
+        self._resumed = load_training_state(folder)
         for name, model in self.models.items():
             held = name == "model" or has_weights(folder, name)
             if held:
@@ -150,14 +157,22 @@ class TrainingLoop(ABC):
                 model.load_state_dict(self.models["model"].state_dict())
             if not held:
                 self.accelerator.print(f"{folder} holds no '{name}': it starts anew")
-        for name, optimizer in self.optimizers.items():
-            if name in state:
-                optimizer.load_state_dict(state[name])
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.restore_counters(state)
+        self.step = self._resumed["step"]
+        self.restore_counters(self._resumed)
         self.accelerator.print(f"resumed from {folder}")
+        return True
+
+    def resume_optimizers(self) -> bool:
+        """Their states, after `resume_models` and, where weights are sharded, after that."""
+        for name, (model, optimizer) in self.optimizers.items():
+            if name in self._resumed:
+                try:
+                    load_optimizer_state(model, optimizer, self._resumed[name])
+                except (ValueError, KeyError) as error:
+                    raise UserError(f"experiment.resume: {name} does not fit the model ({error})") from error
+        if self.accelerator.scaler is not None and "scaler" in self._resumed:
+            self.accelerator.scaler.load_state_dict(self._resumed["scaler"])
+        self._resumed = {}
         return True
 
     def save(self) -> None:
@@ -166,16 +181,18 @@ class TrainingLoop(ABC):
         A disk that takes no more costs a warning before the last step: a later checkpoint may
         succeed, and stopping would lose the work since the last one for certain.
         """
-        failure = None
-        if self.accelerator.is_main_process:
-            state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        failure, main = None, self.accelerator.is_main_process
+        if main or self.sharded:  # then every rank has a part to give
+            state = {name: optimizer_state(*pair, keep=main) for name, pair in self.optimizers.items()}
+            weights = {name: full_state(model, keep=main) for name, model in self.models.items()}
+        if main:
             if self.accelerator.scaler is not None:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             try:
                 save_checkpoint(
                     self.output_dir,
                     self.step,
-                    {name: model.state_dict() for name, model in self.models.items()},
+                    weights,
                     state | self.counters(),
                     keep=self.config.experiment.keep_checkpoints,
                     is_milestone=self.is_milestone,
@@ -255,7 +272,7 @@ class TrainingLoop(ABC):
         )
         with StopSignal(accelerator) as stop:
             self._train(tracker, stop)
-            if accelerator.is_main_process and self.step >= self.total_steps:
+            if self.step >= self.total_steps:
                 self.export()
             tracker.close()
         if self.step < self.total_steps:

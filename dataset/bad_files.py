@@ -55,5 +55,8 @@ class BadFiles:
 
     def _write(self) -> None:
         lines = "".join(f"{self.images.path(i)}\n" for i in sorted(self.indices))
-        write_atomically(self.report, lambda f: f.write(lines.encode()))
+        try:
+            write_atomically(self.report, lambda f: f.write(lines.encode()))
+        except OSError as error:  # a full disk must not end a training
+            tqdm.write(f"warning: {self.report} could not be written ({error})")
         self._written = len(self.indices)

@@ -11,6 +11,7 @@ The folder `progress` goes when the cache is complete.
 import hashlib
 import json
 import shutil
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from utils.atomic import write_atomically
 from utils.errors import UserError
 
 FORMAT_VERSION = 2
-SHARD_SIZE = 1024  # images: 5.6 MB of ten-crop codes, seconds of one GPU's encoding
+SHARD_SIZE = 4096  # images: 22 MB of ten-crop codes, 313 files for ImageNet
+LARGEST_PACKED_CODEBOOK = 2**16
+RECORD_PATIENCE = 60  # seconds for a shared file system to show what another machine has written
 LAYOUTS = ("packed", "npz")
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
@@ -123,6 +126,8 @@ def prepare_cache(folder: Path, metadata: CacheMetadata) -> bool:
 
     Raises UserError that names the first difference to a cache made otherwise.
     """
+    if metadata.layout == "packed" and metadata.codebook_size > LARGEST_PACKED_CODEBOOK:
+        raise UserError(f"the packed layout holds 16-bit codes, too few for {metadata.codebook_size}: use --format npz")
     finished = metadata_path(folder)
     for path in (finished, plan_path(folder)):
         if path.is_file():
@@ -165,7 +170,7 @@ def finish_cache(folder: Path, metadata: CacheMetadata, images: ImageList) -> Ca
     checksums: dict[str, str] = {}
     skipped: list[str] = []
     for shard in range(metadata.num_shards):
-        content = json.loads(record_path(folder, shard).read_text())
+        content = json.loads(_patiently(record_path(folder, shard)))
         checksums |= content["sha256"]
         skipped += content["skipped"]
     left_out = set(skipped)
@@ -180,6 +185,16 @@ def finish_cache(folder: Path, metadata: CacheMetadata, images: ImageList) -> Ca
     write_atomically(metadata_path(folder), lambda f: f.write(_json(metadata)))
     remove_progress(folder)
     return metadata
+
+
+def _patiently(path: Path) -> str:
+    """Read a file that is there, though this machine's view of the shared folder may lag behind."""
+    for _ in range(RECORD_PATIENCE):
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            time.sleep(1)
+    raise UserError(f"{path} cannot be seen: is {path.parent.parent} shared by all machines? Run the command again")
 
 
 def remove_progress(folder: Path) -> None:

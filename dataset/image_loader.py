@@ -68,17 +68,28 @@ class TrainingImages(Dataset):
 class CenterCrops(Dataset):
     """Single centre-cropped images: (3, S, S) uint8."""
 
-    def __init__(self, images: ImageList, size: int, crop=resize_center_crop):
+    def __init__(self, images: ImageList, size: int, crop=resize_center_crop, skip_bad: bool = False):
+        """skip_bad: None for a file that cannot be decoded, with a warning, in place of a UserError."""
         self.images = images
         self.size = size
         self.crop = crop
+        self.skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor | None:
         path = self.images.path(index)
         try:
             return to_uint8(self.crop(read_rgb(path), self.size))
         except DECODE_ERRORS as error:
+            if self.skip_bad:
+                print(f"warning: {path} cannot be decoded ({error}); left out", flush=True)
+                return None
             raise UserError(f"{path} cannot be decoded ({error}): mend or remove it") from error
+
+
+def stack_decoded(samples: list[Tensor | None]) -> Tensor | None:
+    """A batch of those that could be decoded, or None if none could."""
+    decoded = [sample for sample in samples if sample is not None]
+    return torch.stack(decoded) if decoded else None

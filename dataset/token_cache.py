@@ -13,6 +13,7 @@ project wrote it, metadata.json, labels.npy and paths.txt are there too.
 """
 
 import os
+import resource
 from bisect import bisect_right
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,6 +23,8 @@ import numpy as np
 from dataset.cache_metadata import CacheMetadata, metadata_path, progress_folder, read_metadata
 from dataset.cache_writer import shard_path
 from utils.errors import UserError
+
+OTHER_OPEN_FILES = 512  # of the rest of the program
 
 
 def read_labels(folder: Path) -> np.ndarray:
@@ -39,6 +42,16 @@ def read_paths(folder: Path) -> list[str]:
         raise UserError(f"token cache {folder} is damaged: {error}") from error
 
 
+def _allow_open_files(count: int) -> None:
+    """Every memory-mapped file stays open; the usual limit of 1024 may be too low for many shards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_OPEN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise UserError(f"the cache has {count} files, more than may be open at once ({hard}): raise `ulimit -Hn`")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class PackedTokenCache:
     """The project's own layout, memory-mapped."""
 
@@ -50,6 +63,7 @@ class PackedTokenCache:
         self.codebook_size: int | None = metadata.codebook_size
         self.num_classes = len(metadata.classes)
         self.labels = read_labels(folder)
+        _allow_open_files(metadata.num_shards)
         try:
             self.shards = [
                 np.load(shard_path(folder, i), mmap_mode="r", allow_pickle=False) for i in range(metadata.num_shards)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dataset.image_folder import ImageList, list_images, to_float
-from dataset.image_loader import CenterCrops
+from dataset.image_loader import CenterCrops, stack_decoded
 from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
 from evaluation.classifier import ClassifierExtractor
@@ -64,7 +64,7 @@ class TokenizerEvaluation:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.state = PartialState()
-        self.crops = CenterCrops(images, image_size)
+        self.crops = CenterCrops(images, image_size, skip_bad=True)
         chosen = spread(len(images), max_images or len(images))
         self.num_images = len(chosen)
         self.mine = chosen[self.state.process_index :: self.state.num_processes].tolist()
@@ -88,10 +88,15 @@ class TokenizerEvaluation:
             Subset(self.crops, self.mine),
             self.batch_size,
             num_workers=self.num_workers,
+            collate_fn=stack_decoded,
             worker_init_fn=ignore_stop_signals,
         )
+        count = torch.zeros((), dtype=torch.float64, device=device)
         hidden = not self.state.is_main_process
         for batch in tqdm(loader, "validating", leave=False, disable=hidden, mininterval=1.0):
+            if batch is None:
+                continue
+            count += len(batch)
             batch = batch.to(device)
             images = to_float(batch)
             with self.autocast():
@@ -106,7 +111,7 @@ class TokenizerEvaluation:
                 if self._originals is None:
                     originals.add(self.inception(batch.movedim(1, -1)).pool)
                 reconstructions.add(self.inception(to_bytes(reconstruction, rounded=True)).pool)
-        metrics = dict(zip(names, (_sum(sums) / self.num_images).tolist(), strict=True))
+        metrics = dict(zip(names, (_sum(sums) / _sum(count)).tolist(), strict=True))
         usage.counts = _sum(usage.counts)
         metrics |= {"codebook_usage": usage.usage(), "codebook_perplexity": usage.perplexity()}
         if self.inception is not None:
@@ -117,7 +122,7 @@ class TokenizerEvaluation:
     @torch.no_grad()
     def preview(self, tokenizer: Tokenizer) -> Image.Image:
         """Originals above their reconstructions."""
-        shown = torch.stack([self.crops[i] for i in spread(len(self.crops), NUM_PREVIEWS)])
+        shown = stack_decoded([self.crops[i] for i in spread(len(self.crops), NUM_PREVIEWS)])
         shown = to_float(shown.to(self.state.device))
         with self.autocast():
             drawn = tokenizer.decode(tokenizer.encode(shown))

@@ -31,7 +31,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
 def sample_codes(
     generator: Generator,
     class_ids: Tensor,

@@ -73,3 +73,10 @@ def test_either_resumes_the_others_checkpoint(folder, source, processes, fsdp):
     train(folder, name, processes, f"experiment.resume={middle}", f"training.fsdp={fsdp}")
     assert len(losses(folder / name, "loss")) == STEPS - 8
     assert_same_training(folder / "one", folder / name)
+
+
+def test_without_an_average(folder):
+    """Validation and previews then use the weights that are trained, just before they are saved."""
+    train(folder, "plain", 2, "training.fsdp=true", "training.use_ema=false", "experiment.save_every=4")
+    assert losses(folder / "plain", "loss") == pytest.approx(losses(folder / "one", "loss"), rel=1e-4)
+    assert not (checkpoint_folder(folder / "plain", STEPS) / "ema.safetensors").exists()

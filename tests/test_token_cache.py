@@ -1,9 +1,12 @@
 """Token caches: both layouts, conversion, and what is refused."""
 
+import resource
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dataset.cache_metadata import read_metadata
+from dataset.cache_metadata import prepare_cache, read_metadata
 from dataset.cache_writer import shard_path
 from dataset.code_batches import CachedCodes
 from dataset.convert_cache import convert, describe
@@ -63,8 +66,6 @@ def test_damaged_and_unfinished_caches(tmp_path):
 
 
 def test_conversion_there_and_back(tmp_path):
-    from dataclasses import replace
-
     packed = open_token_cache(toy.write_token_cache(tmp_path / "packed", 24))
     convert(packed, tmp_path / "npz", replace(packed.metadata, layout="npz"))
     npz = open_token_cache(tmp_path / "npz")
@@ -94,3 +95,20 @@ def test_conversion_of_another_programs_files(tmp_path, capsys):
     assert "is complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="outside a codebook of 16"):
         convert(cache, tmp_path / "small", describe(cache, 16, 16))
+
+
+def test_many_shards_need_many_open_files(tmp_path):
+    """With the usual limit of open files lowered to what is open now, the cache raises it itself."""
+    folder, (soft, hard) = toy.write_token_cache(tmp_path / "cache", 24), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        open_token_cache(folder)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 3 + 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_packed_codes_are_16_bits(tmp_path):
+    metadata = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24)).metadata
+    with pytest.raises(UserError, match="holds 16-bit codes, too few for 100000"):
+        prepare_cache(tmp_path / "large", replace(metadata, codebook_size=100000))

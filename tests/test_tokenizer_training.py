@@ -15,6 +15,7 @@ from train_tokenizer.trainer import TokenizerTrainer
 from utils.checkpoint import list_checkpoints
 from utils.config import load_config
 from utils.errors import UserError
+from utils.meters import Meters
 from utils.schema import TokenizerConfig
 from utils.tracking import read_log
 from utils.weights import read_state_dict
@@ -52,7 +53,8 @@ def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
 def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
     stage1 = tokenizer_trainer(tmp_path, "stage1", 1)
     stage1.run()
-    stage2 = tokenizer_trainer(tmp_path, "stage2", 2, f"experiment.init_from={stage1.output_dir / 'model.safetensors'}")
+    start = f"experiment.init_from={stage1.output_dir / 'model.safetensors'}"
+    stage2 = tokenizer_trainer(tmp_path, "stage2", 2, start, "training.use_ema=true")
     before = {k: v.clone() for k, v in stage2.tokenizer.decoder.state_dict().items()}
     stage2.run()
     one, two = (read_state_dict(t.output_dir / "pytorch_model.bin") for t in (stage1, stage2))
@@ -226,6 +228,23 @@ def test_a_full_disk_costs_no_training(tmp_path, images, capfd):
     assert trainer.step == 10 > step
     assert "warning: the checkpoint of step 2 could not be written" in capfd.readouterr().err
     assert not list((trainer.output_dir / "checkpoints").iterdir())
+
+
+def test_a_bad_validation_file_is_left_out(tmp_path, images, capfd):
+    (images / "val" / "class_2" / "000.png").write_bytes(b"no image")
+    trainer = tokenizer_trainer(tmp_path, "run", 1)
+    trainer.run()
+    assert "000.png cannot be decoded" in capfd.readouterr().out
+    assert 0 < read_log(trainer.output_dir)[-1]["val_ssim"] < 1
+
+
+def test_skipped_steps_do_not_spoil_the_means(tmp_path, images):
+    trainer = tokenizer_trainer(tmp_path, "run", 1)
+    meters = Meters()
+    for value in (1.0, float("nan"), 3.0):
+        meters.add(8, 0.0, loss=value, grad_norm=float("inf"))
+    means = meters.pop(trainer.accelerator)
+    assert means["loss"] == 2.0 and "grad_norm" not in means and means["images_per_second"] > 0
 
 
 def test_a_collapsed_codebook_is_warned_about(tmp_path, images, capfd):

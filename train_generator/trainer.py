@@ -18,7 +18,7 @@ from modeling.sampler import image_noise, sample_codes
 from train_generator.model_flops import training_flops
 from utils.accelerator import synchronized
 from utils.errors import UserError
-from utils.images import grid, preview_scale, save_png
+from utils.images import grid, preview_scale
 from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
 from utils.sharding import full_state, shard
@@ -175,6 +175,10 @@ class GeneratorTrainer(TrainingLoop):
             self._tokenizer = load_tokenizer(self.config.model.vq_model, checkpoint, self.accelerator.device)
         return self._tokenizer
 
+    def common_facts(self) -> dict[str, str]:
+        checkpoint = Path(self.config.experiment.tokenizer_checkpoint)
+        return {"the tokenizer": f"{checkpoint} is {'there' if checkpoint.is_file() else 'not there'}"}
+
     def dataset_description(self) -> str:
         return self.dataset.fingerprint()
 
@@ -255,7 +259,9 @@ class GeneratorTrainer(TrainingLoop):
         for start in range(0, longest, batch_size):  # as often on each rank, since sharded weights need all
             chosen = mine[start : start + batch_size]
             shown = chosen if len(chosen) else np.zeros(1, int)
-            batch = self.to_device(self.val_data[shown, np.zeros((len(shown), 1))])
+            # Its failures are not of the training images, which are counted.
+            batch = self.val_data[shown, np.zeros((len(shown), 1))]._replace(failures=[])
+            batch = self.to_device(batch)
             with self.accelerator.autocast():
                 loss, accuracy = model.loss(batch.codes, batch.class_ids)
             n = len(chosen)
@@ -295,7 +301,6 @@ class GeneratorTrainer(TrainingLoop):
         if not self.accelerator.is_main_process:
             return  # has lent its part of the weights
         picture = grid(images, columns=len(classes), scale=preview_scale(self.tokenizer.image_size))
-        save_png(picture, self.output_dir / "previews" / f"step_{self.step:08d}.png")
         tracker.image(self.step, "samples", picture)
 
     def export(self) -> None:

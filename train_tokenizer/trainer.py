@@ -20,7 +20,6 @@ from train_tokenizer.objective import Objective
 from train_tokenizer.phases import PhaseSchedule
 from utils.accelerator import require_agreement, synchronized
 from utils.errors import UserError
-from utils.images import save_png
 from utils.pretrained import find_weights
 from utils.schema import Phase, TokenizerConfig
 from utils.tracking import Tracker
@@ -133,6 +132,10 @@ class TokenizerTrainer(TrainingLoop):
 
     # -- state --------------------------------------------------------------------------------
 
+    def common_facts(self) -> dict[str, str]:
+        metrics = {"LPIPS": self.evaluation.lpips, "rFID": self.evaluation.inception}
+        return {"the weights at hand for validation": ", ".join(k for k, v in metrics.items() if v is not None)}
+
     def dataset_description(self) -> str:
         return f"{len(self.train_images)} files, {self.train_images.fingerprint()}"
 
@@ -143,6 +146,8 @@ class TokenizerTrainer(TrainingLoop):
         experiment = self.config.experiment
         if experiment.init_from:
             load_encoder_weights(self.tokenizer, experiment.init_from)
+            if self.ema is not None:  # made before: it starts from what the model starts from
+                self.ema.module.load_state_dict(self.tokenizer.state_dict())
         elif self.config.training.freeze_encoder:
             raise UserError("training.freeze_encoder needs experiment.init_from, a stage-1 tokenizer's weights")
 
@@ -246,10 +251,8 @@ class TokenizerTrainer(TrainingLoop):
         tokenizer.eval()
         metrics = {f"val_{name}": value for name, value in self.evaluation.metrics(tokenizer).items()}
         if self.accelerator.is_main_process:
-            preview = self.evaluation.preview(tokenizer)
-            save_png(preview, self.output_dir / "previews" / f"step_{self.step:08d}.png")
             tracker.log(self.step, metrics)
-            tracker.image(self.step, "reconstructions", preview)
+            tracker.image(self.step, "reconstructions", self.evaluation.preview(tokenizer))
             least = self.config.validation.min_codebook_usage
             if metrics["val_codebook_usage"] < least:
                 tqdm.write(

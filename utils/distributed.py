@@ -1,17 +1,21 @@
 """One process among many, for scripts without a training: torchrun's environment, GPU or CPU."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 
 from utils.cpu import tune_for_cpu
 from utils.errors import UserError
 
+PATIENCE = timedelta(hours=6)  # processes work alone, and wait for the slowest at the end
+
 
 def init_process(device: str | None = None) -> PartialState:
     """Join the other processes, if any. device: "cuda" or "cpu"; by default a GPU if there is one."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU here")
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
     if state.device.type == "cpu":
         tune_for_cpu()
     return state

@@ -29,12 +29,20 @@ class Meters:
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """Means since the last call over all ranks, which must have added the same names.
 
+        Values that are not finite, those of skipped steps, are left out.
         Adds `images_per_second` and `data_wait`, the share of the time spent on waiting.
         """
         elapsed = time.perf_counter() - self._since
-        means = {name: torch.stack(values).mean().to(accelerator.device) for name, values in self._values.items()}
-        means["data_wait"] = torch.tensor(self._waited / elapsed, device=accelerator.device)
-        reduced = accelerator.reduce(torch.stack(list(means.values())), reduction="mean").tolist()
-        result = dict(zip(means, reduced, strict=True)) | {"images_per_second": self._samples / elapsed}
+        names, sums = list(self._values), []
+        for values in self._values.values():
+            stacked = torch.stack(values).to(accelerator.device)
+            finite = stacked.isfinite()
+            sums.append(torch.stack([stacked.where(finite, 0.0).sum(), finite.sum()]))
+        sums.append(torch.tensor([self._waited / elapsed, 1.0], device=accelerator.device))
+        reduced = accelerator.reduce(torch.stack(sums)).tolist()
+        result = {
+            name: total / count for name, (total, count) in zip([*names, "data_wait"], reduced, strict=True) if count
+        }
+        result["images_per_second"] = self._samples / elapsed
         self._reset()
         return result

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -52,6 +52,9 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
     """The optimizer's state by names of parameters, whole, on the CPU; collective for sharded models."""
+    for module in model.modules():  # after a forward alone some weights are whole, and not the optimizer's
+        if isinstance(module, FSDPModule):
+            module.reshard()
     names, state = _parameter_names(model, optimizer), optimizer.state_dict()
     result: dict[str, Any] = {"state": {}, "param_groups": []}
     for number, values in state["state"].items():

@@ -46,8 +46,10 @@ class StopSignal:
         if self.accelerator.num_processes == 1:
             return self.signal is not None
         flag = torch.tensor([self.signal or 0], device=self.accelerator.device)
-        self.signal = int(self.accelerator.gather(flag).max()) or None
-        return self.signal is not None
+        agreed = int(self.accelerator.gather(flag).max())
+        # A signal that came meanwhile stays for the next time: this time the others know nothing of it.
+        self.signal = agreed or self.signal
+        return agreed > 0
 
     @property
     def exit_code(self) -> int:

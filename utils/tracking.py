@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.images import save_png
+
 LOG_FILE = "metrics.jsonl"
 WANDB_TIMEOUT = 30  # seconds
 
@@ -60,8 +62,10 @@ class Tracker:
         self._remote(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Write OUTPUT/previews/step_N.png, and log the image."""
         if not self.enabled:
             return
+        self._remote(lambda: save_png(image, self.path.parent / "previews" / f"step_{step:08d}.png"))
         if self._wandb:
             from wandb import Image as WandbImage
 
@@ -85,7 +89,7 @@ class Tracker:
         if self._wandb:
             self._remote(self._wandb.finish)
         if self._board:
-            self._board.close()
+            self._remote(self._board.close)
 
 
 def _first_line(error: Exception) -> str:

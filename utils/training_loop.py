@@ -114,6 +114,10 @@ class TrainingLoop(ABC):
         """What all ranks must have in common about the data."""
         return f"{len(self.dataset)} samples"
 
+    def common_facts(self) -> dict[str, str]:
+        """More that all ranks must have in common, by name, where they would wait for each other otherwise."""
+        return {}
+
     def average_weights(self, model: nn.Module) -> None:
         """Keep a moving average of `model`, where `training.use_ema` asks for one."""
         if self.config.training.use_ema:
@@ -238,6 +242,7 @@ class TrainingLoop(ABC):
                 "the configuration": json.dumps(asdict(self.config), sort_keys=True),
                 "the data": self.dataset_description(),
                 "the code": code_fingerprint(),
+                **self.common_facts(),
             },
             "All machines need the same command, the same checkout, and a shared experiment.output_dir",
         )
@@ -318,18 +323,19 @@ class TrainingLoop(ABC):
                         means.pop("grad_norm", None)
                     tracker.log(self.step, means)
                     bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
-                if due(experiment.eval_every) or milestone:
-                    shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
-                    bar.set_postfix(shown)
-                self.extras(tracker)
                 self.stopping = stop.requested()
                 # Amid bad steps the older checkpoints may be the better ones to go back to.
                 sound = self.guard.in_a_row == 0
+                # Before validation, whose failure would otherwise cost the steps since the last one.
                 if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
                     self.save()
-                    self._plot()
-                if self.stopping:
+                if self.stopping and not last:
                     break
+                if due(experiment.eval_every) or milestone:
+                    shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
+                    bar.set_postfix(shown)
+                    self._plot()
+                self.extras(tracker)
 
     def _plot(self) -> None:
         if self.accelerator.is_main_process:

@@ -50,6 +50,9 @@ def main() -> None:
         moved = (quantize.embedding.weight.detach() - first).norm(dim=1)
         (output / "moved.json").write_text(json.dumps(moved.tolist()))
         export_weights(output, trainer.tokenizer.state_dict())
+    # Without these a rank may end while another still has its connections open, and abort it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from dataset.cache_metadata import read_metadata
 from dataset.crops import center_crop, cut_views
 from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
 from dataset.token_cache import open_token_cache
@@ -171,8 +172,10 @@ def test_other_settings_are_refused_not_mixed(single):
 
 
 def test_two_processes_cache_the_same_bytes(single, double):
-    for name in ("codes/00000.npy", "labels.npy", "paths.txt", "metadata.json"):
+    for name in ("codes/00000.npy", "labels.npy", "paths.txt", "SHA256SUMS"):
         assert (single.folder / "cache" / name).read_bytes() == (double.folder / "cache" / name).read_bytes()
+    one, two = (read_metadata(p.folder / "cache" / "metadata.json") for p in (single, double))
+    assert not one.difference(two)
 
 
 def test_two_processes_draw_the_same_images(single, double):

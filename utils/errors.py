@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+import torch.distributed as dist
+
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do."""
@@ -27,6 +29,8 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
     def run(*args, **kwargs) -> None:
         try:
             main(*args, **kwargs)
+            if dist.is_available() and dist.is_initialized():
+                dist.destroy_process_group()  # its threads would otherwise be cut off by the exit
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = f"[rank {rank}] " if rank != "0" else ""

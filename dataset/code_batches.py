@@ -1,5 +1,6 @@
 """Batches for AR training: cached codes, or random views of images to be encoded on the device."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -32,21 +33,43 @@ def fixed_subset(total: int, limit: int | None) -> np.ndarray | None:
     return np.random.default_rng(SUBSET_SEED).permutation(total)[:limit]
 
 
-class CachedCodes(Dataset):
+class CodeSource(Dataset, ABC):
     """One view of each image, chosen by the first of its uniform numbers."""
 
-    def __init__(self, cache: TokenCache, limit: int | None = None):
-        """limit: use a fixed random subset of this many images."""
-        self.cache = cache
-        self.subset = fixed_subset(len(cache), limit)
+    def __init__(self, total: int, limit: int | None = None):
+        """limit: use a fixed random subset of this many of the `total` images."""
+        self.subset = fixed_subset(total, limit)
+        self.length = total if self.subset is None else len(self.subset)
 
     def __len__(self) -> int:
-        return len(self.cache if self.subset is None else self.subset)
+        return self.length
 
     def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
         """batch: indices (b,), uniforms (b, >= 1)."""
         indices, uniforms = batch
-        rows = indices if self.subset is None else self.subset[indices]
+        return self.load(indices if self.subset is None else self.subset[indices], uniforms)
+
+    @abstractmethod
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+        """The views of images `rows` (b,) of the whole list."""
+
+    @abstractmethod
+    def describe(self, indices: list[int]) -> str:
+        """Which images these are (`CodeBatch.indices`), for a message."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells this data from other data, the same on every rank."""
+
+
+class CachedCodes(CodeSource):
+    """Codes from a token cache."""
+
+    def __init__(self, cache: TokenCache, limit: int | None = None):
+        super().__init__(len(cache), limit)
+        self.cache = cache
+
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
         views = (uniforms[:, 0] * self.cache.num_views).astype(int)
         codes = np.stack([self.cache.codes(i, v) for i, v in zip(rows, views, strict=True)])
         labels = torch.from_numpy(self.cache.labels[rows])
@@ -61,21 +84,15 @@ class CachedCodes(Dataset):
         return f"{len(self)} images, {metadata or self.cache.labels.sum()}"
 
 
-class RandomViews(Dataset):
-    """The ten-crop views of an image folder, cut as pretokenization cuts them, one of each image."""
+class RandomViews(CodeSource):
+    """The ten-crop views of an image folder, cut as pretokenization cuts them."""
 
     def __init__(self, images: ImageList, size: int, limit: int | None = None):
+        super().__init__(len(images), limit)
         self.images = images
         self.size = size
-        self.subset = fixed_subset(len(images), limit)
 
-    def __len__(self) -> int:
-        return len(self.images if self.subset is None else self.subset)
-
-    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
-        """batch: indices (b,), uniforms (b, >= 1)."""
-        indices, uniforms = batch
-        rows = indices if self.subset is None else self.subset[indices]
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
         failures: list[tuple[int, str]] = []
         views, shown = [], []
         for row, u in zip(rows, uniforms, strict=True):
@@ -91,6 +108,3 @@ class RandomViews(Dataset):
 
     def fingerprint(self) -> str:
         return f"{len(self)} images, {self.images.fingerprint()}"
-
-
-CodeSource = CachedCodes | RandomViews

@@ -54,6 +54,12 @@ class TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def describe(self, indices: list[int]) -> str:
+        return ", ".join(str(self.images.path(i)) for i in indices)
+
+    def fingerprint(self) -> str:
+        return f"{len(self)} files, {self.images.fingerprint()}"
+
     def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> ImageBatch:
         failures: list[tuple[int, str]] = []
         shown = [self._one(int(i), tuple(u), failures) for i, u in zip(*batch, strict=True)]

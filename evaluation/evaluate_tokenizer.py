@@ -66,7 +66,6 @@ class TokenizerEvaluation:
         self.state = PartialState()
         self.crops = CenterCrops(images, image_size, skip_bad=True)
         chosen = spread(len(images), max_images or len(images))
-        self.num_images = len(chosen)
         self.mine = chosen[self.state.process_index :: self.state.num_processes].tolist()
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -77,7 +76,10 @@ class TokenizerEvaluation:
 
     @torch.no_grad()
     def metrics(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity, and lpips and rfid if asked for."""
+        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity, and lpips and rfid if asked for.
+
+        `images` is how many could be decoded and took part; UserError if none could.
+        """
         device = self.state.device
         usage = CodebookUsage(tokenizer.codebook_size, device)
         names = ("psnr", "ssim") if self.lpips is None else ("psnr", "ssim", "lpips")
@@ -111,7 +113,10 @@ class TokenizerEvaluation:
                 if self._originals is None:
                     originals.add(self.inception(batch.movedim(1, -1)).pool)
                 reconstructions.add(self.inception(to_bytes(reconstruction, rounded=True)).pool)
-        metrics = dict(zip(names, (_sum(sums) / _sum(count)).tolist(), strict=True))
+        images = int(_sum(count))
+        if not images:
+            raise UserError(f"none of the {len(self.crops)} images of {self.crops.images.root} can be decoded")
+        metrics = {"images": images, **dict(zip(names, (_sum(sums) / images).tolist(), strict=True))}
         usage.counts = _sum(usage.counts)
         metrics |= {"codebook_usage": usage.usage(), "codebook_perplexity": usage.perplexity()}
         if self.inception is not None:
@@ -121,8 +126,10 @@ class TokenizerEvaluation:
 
     @torch.no_grad()
     def preview(self, tokenizer: Tokenizer) -> Image.Image:
-        """Originals above their reconstructions."""
+        """Originals above their reconstructions; call `metrics` first, which knows that there are any."""
         shown = stack_decoded([self.crops[i] for i in spread(len(self.crops), NUM_PREVIEWS)])
+        if shown is None:  # these are all damaged
+            shown = next(crop for crop in self.crops if crop is not None)[None]
         shown = to_float(shown.to(self.state.device))
         with self.autocast():
             drawn = tokenizer.decode(tokenizer.encode(shown))
@@ -178,7 +185,7 @@ def main() -> None:
         inception=inception,
         autocast=lambda: torch.autocast(state.device.type, torch.bfloat16, enabled=args.precision == "bf16"),
     )
-    metrics = {"images": evaluation.num_images, **evaluation.metrics(tokenizer)}
+    metrics = evaluation.metrics(tokenizer)
     if state.is_main_process:
         for name, value in metrics.items():
             print(f"{name}: {value}")

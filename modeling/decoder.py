@@ -5,7 +5,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modeling.precision import at_least_float32
-from modeling.transformer import ResidualAttentionBlock, learned_tokens, run_blocks
+from modeling.run_blocks import run_blocks
+from modeling.transformer import ResidualAttentionBlock, learned_tokens
 
 
 class Decoder(nn.Module):
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         learned = self.class_embedding.expand(x.shape[0], -1, -1).to(x.dtype)
         x = torch.cat([learned, x], dim=1) + self.latent_token_positional_embedding
         x = self.ln_pre(x)
-        x = run_blocks(self.transformer, x, self.activation_checkpointing)
+        x = run_blocks(self.transformer, x, recompute=self.activation_checkpointing)
         x = self.ln_post(x)
         prefix_end = self.num_learned_tokens + self.num_prefix_tokens
         images = self._to_pixels(x[:, prefix_end:], self.grid_size, self.ffn, self.conv_out)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from modeling.transformer import ResidualAttentionBlock, learned_tokens, run_blocks
+from modeling.run_blocks import run_blocks
+from modeling.transformer import ResidualAttentionBlock, learned_tokens
 
 
 class Encoder(nn.Module):
@@ -42,6 +43,6 @@ class Encoder(nn.Module):
         latents = latent_tokens + self.latent_token_positional_embedding
         latents = latents.expand(images.shape[0], -1, -1)
         x = self.ln_pre(torch.cat([patches, latents.to(patches.dtype)], dim=1))
-        x = run_blocks(self.transformer, x, self.activation_checkpointing)
+        x = run_blocks(self.transformer, x, recompute=self.activation_checkpointing)
         x = self.ln_post(x[:, -self.num_latent_tokens :])
         return self.conv_out(x.transpose(1, 2).unsqueeze(2))

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from omegaconf import II
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.interfaces import GENERATORS
 from modeling.rope import rotary_table, rotate
+from modeling.run_blocks import run_blocks
 
 NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -203,11 +203,7 @@ class AliTokGenerator(nn.Module):
         x = torch.cat([self.embed_classes(class_ids)[:, None], self.embeddings(codes)], dim=1)
         x = self.tok_dropout(x)
         rope = self.rope[: x.shape[1]]
-        for block in self.blocks:
-            if self.use_checkpoint and self.training:
-                x = checkpoint(block, x, rope, use_reentrant=False)
-            else:
-                x = block(x, rope)
+        x = run_blocks(self.blocks, x, rope, recompute=self.use_checkpoint and self.training)
         return self.output(self.norm(x))
 
     def loss(self, codes: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor]:

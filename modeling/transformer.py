@@ -1,11 +1,8 @@
 """The pre-norm transformer block of the tokenizer's encoder and decoders."""
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -56,13 +53,6 @@ class ResidualAttentionBlock(nn.Module):
         """x: (B, L, width) -> (B, L, width)."""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
-
-
-def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool = False) -> Tensor:
-    """Blocks one after another; `recompute` trades a second forward for the memory of activations."""
-    for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False) if recompute and torch.is_grad_enabled() else block(x)
-    return x
 
 
 def init_weights(module: nn.Module, std: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,23 @@ def test_a_bad_validation_file_is_left_out(tmp_path, images, capfd):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     trainer.run()
     assert "000.png cannot be decoded" in capfd.readouterr().out
-    assert 0 < read_log(trainer.output_dir)[-1]["val_ssim"] < 1
+    last = read_log(trainer.output_dir)[-1]
+    assert 0 < last["val_ssim"] < 1 and last["val_images"] == 47
+    for path in (images / "val").rglob("*.*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"none of the 48 images of .*val can be decoded"):
+        trainer.evaluation.metrics(trainer.tokenizer)
+
+
+def test_pauses_do_not_count_in_rates(tmp_path, images):
+    trainer = tokenizer_trainer(tmp_path, "run", 1)
+    meters = Meters()
+    meters.add(100)
+    start = time.perf_counter()
+    with meters.pause():
+        time.sleep(0.5)
+    elapsed = time.perf_counter() - start
+    assert meters.pop(trainer.accelerator)["images_per_second"] > 2 * 100 / elapsed
 
 
 def test_skipped_steps_do_not_spoil_the_means(tmp_path, images):

@@ -179,9 +179,6 @@ class GeneratorTrainer(TrainingLoop):
         checkpoint = Path(self.config.experiment.tokenizer_checkpoint)
         return {"the tokenizer": f"{checkpoint} is {'there' if checkpoint.is_file() else 'not there'}"}
 
-    def dataset_description(self) -> str:
-        return self.dataset.fingerprint()
-
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         device = self.accelerator.device
         class_ids = batch.class_ids.to(device, non_blocking=True)
@@ -221,7 +218,7 @@ class GeneratorTrainer(TrainingLoop):
             accuracies.append(accuracy)
         loss = torch.stack(losses).mean()
         norm = self.guard.step(
-            self.generator, self.optimizer, loss, step=self.step, describe=lambda: self._describe(batches)
+            self.generator, self.optimizer, loss, step=self.step, describe=lambda: self.describe(batches)
         )
         if self.ema is not None:
             self.ema.update(self.generator)
@@ -232,10 +229,6 @@ class GeneratorTrainer(TrainingLoop):
             "lr": rate,
             "epoch": (self.samples_seen + self.images_per_step) / len(self.dataset),
         }
-
-    def _describe(self, batches: list[CodeBatch]) -> str:
-        indices = [i for batch in batches for i in batch.indices.tolist()]
-        return f"its images were {self.dataset.describe(indices)}"
 
     def log_values(self, means: dict[str, float]) -> dict[str, float]:
         rate = means["images_per_second"]

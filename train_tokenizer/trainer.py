@@ -136,9 +136,6 @@ class TokenizerTrainer(TrainingLoop):
         metrics = {"LPIPS": self.evaluation.lpips, "rFID": self.evaluation.inception}
         return {"the weights at hand for validation": ", ".join(k for k, v in metrics.items() if v is not None)}
 
-    def dataset_description(self) -> str:
-        return f"{len(self.train_images)} files, {self.train_images.fingerprint()}"
-
     def is_milestone(self, step: int) -> bool:
         return step in self.schedule.ends() or super().is_milestone(step)
 
@@ -205,7 +202,7 @@ class TokenizerTrainer(TrainingLoop):
             optimizer,
             sums["discriminator" if train_discriminator else "loss"],
             step=self.step,
-            describe=lambda: self._describe(batches),
+            describe=lambda: self.describe(batches),
             before_update=quantize.update_codebook,
         )
         if self.ema is not None and not train_discriminator:
@@ -214,10 +211,6 @@ class TokenizerTrainer(TrainingLoop):
         if quantize.clustering and not train_discriminator:
             logged["codebook_usage"] = quantize.recent_usage()
         return logged
-
-    def _describe(self, batches: list[ImageBatch]) -> str:
-        paths = [str(self.train_images.path(i)) for batch in batches for i in batch.indices.tolist()]
-        return f"its images were {', '.join(paths)}"
 
     # -- validation and export ----------------------------------------------------------------
 

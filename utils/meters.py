@@ -1,6 +1,8 @@
 """Averages and rates between two log lines."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +19,15 @@ class Meters:
         self._values: dict[str, list[Tensor]] = {}
         self._samples = 0
         self._waited = 0.0
+        self._paused = 0.0
         self._since = time.perf_counter()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time spent inside, on validation or on a checkpoint, does not count."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
 
     def add(self, samples: int = 0, waited: float = 0.0, **values: Tensor | float) -> None:
         """samples: how many images went by; waited: seconds spent on waiting for data."""
@@ -32,7 +42,7 @@ class Meters:
         Values that are not finite, those of skipped steps, are left out.
         Adds `images_per_second` and `data_wait`, the share of the time spent on waiting.
         """
-        elapsed = time.perf_counter() - self._since
+        elapsed = time.perf_counter() - self._since - self._paused
         names, sums = list(self._values), []
         for values in self._values.values():
             stacked = torch.stack(values).to(accelerator.device)

@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
+from dataset.code_batches import CodeSource
+from dataset.image_loader import TrainingImages
 from dataset.sampler import ShuffledBatches
 from utils.accelerator import NonFiniteGuard, build_accelerator, require_agreement, seed_step
 from utils.checkpoint import (
@@ -46,7 +48,7 @@ class TrainingLoop(ABC):
     """
 
     total_steps: int
-    dataset: Dataset
+    dataset: TrainingImages | CodeSource
     curves: tuple[tuple[str, ...], ...] = ()
 
     def __init__(self, config: Any):
@@ -110,9 +112,10 @@ class TrainingLoop(ABC):
         if self.bad_files:
             self.bad_files.indices = set(state["undecodable"])
 
-    def dataset_description(self) -> str:
-        """What all ranks must have in common about the data."""
-        return f"{len(self.dataset)} samples"
+    def describe(self, batches: list[Any]) -> str:
+        """Which images some micro-batches hold, for a message."""
+        indices = [i for batch in batches for i in batch.indices.tolist()]
+        return f"its images were {self.dataset.describe(indices)}"
 
     def common_facts(self) -> dict[str, str]:
         """More that all ranks must have in common, by name, where they would wait for each other otherwise."""
@@ -154,13 +157,12 @@ class TrainingLoop(ABC):
             return False
         self._resumed = load_training_state(folder)
         for name, model in self.models.items():
-            held = name == "model" or has_weights(folder, name)
-            if held:
+            if name == "model" or has_weights(folder, name):
                 load_strict(model, load_checkpoint_weights(folder, name), folder)
-            elif name == "ema":
+                continue
+            self.accelerator.print(f"{folder} holds no '{name}': it starts anew")
+            if name == "ema":
                 model.load_state_dict(self.models["model"].state_dict())
-            if not held:
-                self.accelerator.print(f"{folder} holds no '{name}': it starts anew")
         self.step = self._resumed["step"]
         self.restore_counters(self._resumed)
         self.accelerator.print(f"resumed from {folder}")
@@ -240,7 +242,7 @@ class TrainingLoop(ABC):
             {
                 "the starting step": str(self.step),
                 "the configuration": json.dumps(asdict(self.config), sort_keys=True),
-                "the data": self.dataset_description(),
+                "the data": self.dataset.fingerprint(),
                 "the code": code_fingerprint(),
                 **self.common_facts(),
             },
@@ -319,6 +321,8 @@ class TrainingLoop(ABC):
                     if self.bad_files:
                         means["undecodable_files"] = self.bad_files.share(self.accelerator)
                     means |= self.log_values(means)
+                    left = (self.total_steps - self.step) * self.images_per_step
+                    means["eta_hours"] = left / means["images_per_second"] / 3600
                     if not due(getattr(experiment, "log_grad_norm_every", 1)):
                         means.pop("grad_norm", None)
                     tracker.log(self.step, means)
@@ -328,14 +332,15 @@ class TrainingLoop(ABC):
                 sound = self.guard.in_a_row == 0
                 # Before validation, whose failure would otherwise cost the steps since the last one.
                 if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
-                    self.save()
+                    with meters.pause():
+                        self.save()
                 if self.stopping and not last:
                     break
-                if due(experiment.eval_every) or milestone:
-                    shown = {k: f"{v:.3f}" for k, v in self.evaluate(tracker).items()}
-                    bar.set_postfix(shown)
-                    self._plot()
-                self.extras(tracker)
+                with meters.pause():
+                    if due(experiment.eval_every) or milestone:
+                        bar.set_postfix({k: f"{v:.4g}" for k, v in self.evaluate(tracker).items()})
+                        self._plot()
+                    self.extras(tracker)
 
     def _plot(self) -> None:
         if self.accelerator.is_main_process:

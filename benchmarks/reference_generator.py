@@ -13,7 +13,7 @@ from train_generator.trainer import parameter_groups
 
 
 def plain_attention(self: Attention, x: Tensor, rope: Tensor) -> Tensor:
-    q, k, v = self._qkv(x, rope)
+    q, k, v = self.heads(x, rope)
     length = x.shape[1]
     mask = torch.full((length, length), float("-inf"), device=x.device).triu(1)
     scores = (q @ k.transpose(-2, -1)).float() * self.head_width**-0.5 + mask

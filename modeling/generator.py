@@ -8,10 +8,11 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from modeling.interfaces import GENERATORS
-from modeling.rope import rotary_table, rotate
+from modeling.kernels import EAGER, compiled, gate, rms_norm, split_heads
+from modeling.packed_linear import can_pack, pack_linears
+from modeling.rope import rotary_table
 from modeling.run_blocks import run_blocks
 
-NORM_EPS = 1e-5
 INIT_STD = 0.02
 SWIGLU_MULTIPLE = 256
 
@@ -46,7 +47,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), NORM_EPS).type_as(x)
+        return rms_norm(x, self.weight)
 
 
 class SwiGLU(nn.Module):
@@ -61,16 +62,17 @@ class SwiGLU(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+        return self.dropout(self.w2(gate(self.w1(x), self.w3(x))))
 
 
 class KeyValueCache:
     """Keys and values of all layers for a fixed number of rows and positions, allocated once."""
 
-    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, like: Tensor):
+    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
+        """options: dtype and device."""
         shape = (num_layers, rows, num_heads, length, head_width)
-        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.empty(shape, **options)
+        self.values = torch.empty(shape, **options)
 
     def append(self, layer: int, position: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, heads, 1, head_width) at `position`; everything up to there."""
@@ -94,24 +96,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def _qkv(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_width))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(self.q_norm(q), rope).type_as(v), rotate(self.k_norm(k), rope).type_as(v), v
+    def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, L, width) -> queries, keys and values (B, heads, L, head_width)."""
+        return split_heads(self.qkv(x), self.q_norm.weight, self.k_norm.weight, rope)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """x: (B, L, width), rope: (L, head_width / 2, 2) -> (B, L, width)."""
-        q, k, v = self._qkv(x, rope)
+        q, k, v = self.heads(x, rope)
         drop = self.attn_drop if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=True)
         return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))
-
-    def step(self, x: Tensor, rope: Tensor, cache: KeyValueCache, layer: int, position: int) -> Tensor:
-        """One position with the cached past. x: (B, 1, width), rope: (1, ...) -> (B, 1, width)."""
-        q, k, v = self._qkv(x, rope)
-        k, v = cache.append(layer, position, k, v)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -121,14 +115,21 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = RMSNorm(config.hidden_size)
         self.mlp = SwiGLU(config.hidden_size, config.dropout)
+        self.kernels = EAGER  # for `step`
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x), rope)
         return x + self.mlp(self.norm2(x))
 
     def step(self, x: Tensor, rope: Tensor, cache: KeyValueCache, layer: int, position: int) -> Tensor:
-        x = x + self.attn.step(self.norm1(x), rope, cache, layer, position)
-        return x + self.mlp(self.norm2(x))
+        """`forward` at one position with the cached past. x: (B, 1, width), rope: (1, ...)."""
+        kernels, attn, mlp = self.kernels, self.attn, self.mlp
+        h = kernels.rms_norm(x, self.norm1.weight)
+        q, k, v = kernels.split_heads(attn.qkv(h), attn.q_norm.weight, attn.k_norm.weight, rope)
+        k, v = cache.append(layer, position, k, v)
+        attended = kernels.attend(q, k, v).transpose(1, 2).flatten(2)
+        x, h = kernels.add_rms_norm(x, attn.proj(attended), self.norm2.weight)
+        return x + mlp.w2(kernels.gate(mlp.w1(h), mlp.w3(h)))
 
 
 @dataclass
@@ -187,6 +188,15 @@ class AliTokGenerator(nn.Module):
         for block in self.blocks:
             block.compile()
 
+    def optimize_for_sampling(self, rows: int, compile: bool) -> None:
+        """Make `step` fast with inputs of `rows` rows; the model is for sampling alone from then on."""
+        device = self.embeddings.weight.device.type
+        if compile:
+            for block in self.blocks:
+                block.kernels = compiled(device)
+        if device == "cpu" and can_pack():
+            pack_linears(self, rows)
+
     def embed_classes(self, class_ids: Tensor) -> Tensor:
         """class_ids: (B,) in [0, num_classes], the last meaning "no class" -> (B, width)."""
         return self.embeddings(class_ids + self.codebook_size + 1)
@@ -218,12 +228,9 @@ class AliTokGenerator(nn.Module):
 
     def start(self, class_ids: Tensor) -> DecodingState:
         """Begin cached decoding of rows with class_ids (B,)."""
-        attention = self.blocks[0].attn
-        cache = KeyValueCache(
-            len(self.blocks), len(class_ids), attention.num_heads, self.num_codes,
-            attention.head_width, like=attention.qkv.weight,
-        )  # fmt: skip
-        return DecodingState(class_ids, cache)
+        attn, weight = self.blocks[0].attn, self.embeddings.weight
+        shape = (len(self.blocks), len(class_ids), attn.num_heads, self.num_codes, attn.head_width)
+        return DecodingState(class_ids, KeyValueCache(*shape, dtype=weight.dtype, device=weight.device))
 
     @torch.no_grad()
     def step(self, state: DecodingState, codes: Tensor | None) -> Tensor:

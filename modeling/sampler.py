@@ -1,13 +1,55 @@
 """Drawing codes from a generator, the same codes for the same image whatever the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modeling.guidance import guidance_scale
+from modeling.guidance import SCHEDULES, guidance_scale
 from modeling.interfaces import Generator
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How codes are drawn from logits. Raises ValueError for values out of range."""
+
+    guidance_scale: float = 0.0  # 0 means no guidance, as 1 does
+    guidance_scale_pow: float = 1.0
+    guidance_schedule: str = "power_cosine"
+    temperature: float = 1.0  # 0: the most likely code
+    top_k: int | None = None  # draw from this many most likely codes
+    top_p: float | None = None  # draw from the fewest codes that are together this likely
+
+    def __post_init__(self):
+        if self.guidance_schedule not in SCHEDULES:
+            raise ValueError(f"guidance_schedule '{self.guidance_schedule}' is none of {', '.join(SCHEDULES)}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}, but must not be negative")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}, but must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, but must be in (0, 1]")
+
+    @classmethod
+    def of(cls, generator: Any, **changes: Any) -> "SamplingSettings":
+        """From the configuration of a generator, `model.generator`."""
+        settings = {
+            "guidance_scale": generator.guidance_scale,
+            "guidance_scale_pow": generator.guidance_scale_pow,
+            "temperature": generator.randomize_temperature,
+        }
+        return cls(**settings | changes)
+
+    def scales(self, num_steps: int) -> list[float] | None:
+        """Guidance scale of every step, or None where none of them guides."""
+        if self.guidance_scale == 0:
+            return None
+        arguments = (num_steps, self.guidance_scale, self.guidance_scale_pow, self.guidance_schedule)
+        scales = [guidance_scale(t, *arguments) for t in range(num_steps)]
+        return None if all(s == 1 for s in scales) else scales
 
 
 def image_noise(seed: int, image_ids: Sequence[int], num_steps: int) -> Tensor:
@@ -18,6 +60,21 @@ def image_noise(seed: int, image_ids: Sequence[int], num_steps: int) -> Tensor:
     """
     rows = [np.random.Generator(np.random.Philox(key=[seed, i])).random(num_steps) for i in image_ids]
     return torch.from_numpy(np.stack(rows))
+
+
+def keep_likely(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """-inf for all but the `top_k` largest, and all but the fewest that are together `top_p` likely.
+
+    logits: (B, K). The most likely one stays in any case (nucleus sampling: arXiv:1904.09751).
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.double().softmax(-1)
+        superfluous = probabilities.cumsum(-1) - probabilities >= top_p
+        logits = logits.masked_fill(superfluous.scatter(-1, order, superfluous), -torch.inf)
+    return logits
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -31,39 +88,110 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
 
 
-@torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
-def sample_codes(
-    generator: Generator,
-    class_ids: Tensor,
-    noise: Tensor,
-    *,
-    scale: float,
-    power: float,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Sample with classifier-free guidance.
+class CodeSampler:
+    """Draws codes batch after batch with one generator and one way of drawing.
 
-    class_ids: (B,) in [0, num_classes); noise: (B, T) uniform, see `image_noise`;
-    scale 0 means no guidance. Returns codes (B, T) int64 in the tokenizer's order.
-    Raises ValueError for class ids out of range, which would be other rows of the embedding table.
+    With `use_graphs` (for GPUs) every position's work, from the embedding to the draw, is recorded
+    as a CUDA graph at the first batch and launched with one call from then on; smaller batches are
+    filled up. One graph a position, rather than one for all of them, attends to just as many cached
+    positions as there are and needs no mask.
     """
-    if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < generator.num_classes:
-        raise ValueError(f"class ids must be in [0, {generator.num_classes}), not {class_ids.tolist()}")
-    rows = len(class_ids)
-    guided = scale != 0
-    if guided:
-        no_class = torch.full_like(class_ids, generator.num_classes)
-        class_ids = torch.cat([class_ids, no_class])
-    noise = noise.to(class_ids.device)
-    state = generator.start(class_ids)
-    codes = torch.empty(rows, generator.num_codes, dtype=torch.int64, device=class_ids.device)
-    last = None
-    for t in range(generator.num_codes):
-        logits = generator.step(state, last)
-        if guided:
+
+    def __init__(self, generator: Generator, settings: SamplingSettings, use_graphs: bool = False):
+        self.generator = generator
+        self.settings = settings
+        self.use_graphs = use_graphs
+        self.scales = settings.scales(generator.num_codes)
+        self._batch: _Batch | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
+        """class_ids: (B,) in [0, num_classes); noise: (B, T) uniform, see `image_noise`.
+
+        Returns codes (B, T) int64 in the tokenizer's order. Raises ValueError for class ids out of
+        range, which would be other rows of the embedding table.
+        """
+        *_, codes = self.steps(class_ids, noise)
+        return self.generator.finish(codes)
+
+    @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
+    def steps(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """After each position t, the codes so far: (B, t + 1), a view, in the order drawn."""
+        if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
+            raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
+        rows = len(class_ids)
+        noise = noise.to(class_ids.device)
+        if not self.use_graphs:
+            batch = _Batch(self, class_ids, noise)
+        elif self._batch is None:
+            self._record(class_ids, noise)
+            batch = self._batch
+        else:
+            batch = self._batch
+            if rows > batch.rows:
+                raise ValueError(f"{rows} rows, but the graphs were recorded with {batch.rows}")
+            batch.fill(class_ids, noise)
+        for t in range(self.generator.num_codes):
+            if self.use_graphs:
+                self._graphs[t].replay()
+            else:
+                batch.step(t)
+            yield batch.codes[:rows, : t + 1]
+
+    def _record(self, class_ids: Tensor, noise: Tensor) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what may not be recorded: compiling, choosing of algorithms
+            batch = _Batch(self, class_ids, noise)
+            for t in range(self.generator.num_codes):
+                batch.step(t)
+        torch.cuda.current_stream().wait_stream(side)
+        del batch
+        self._batch, pool = _Batch(self, class_ids.clone(), noise.clone()), torch.cuda.graph_pool_handle()
+        for t in range(self.generator.num_codes):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                self._batch.step(t)
+            self._graphs.append(graph)
+
+
+class _Batch:
+    """The tensors of one batch on its way through the positions."""
+
+    def __init__(self, sampler: CodeSampler, class_ids: Tensor, noise: Tensor):
+        self.sampler, self.generator = sampler, sampler.generator
+        self.rows = len(class_ids)
+        self.noise = noise
+        if sampler.scales:
+            no_class = torch.full_like(class_ids, self.generator.num_classes)
+            class_ids = torch.cat([class_ids, no_class])
+        self.class_ids = class_ids
+        self.codes = torch.zeros(self.rows, self.generator.num_codes, dtype=torch.int64, device=class_ids.device)
+        self.state = self.generator.start(class_ids)
+
+    def fill(self, class_ids: Tensor, noise: Tensor) -> None:
+        """Other classes and noise in the same tensors, which are those that graphs were recorded with."""
+        self.class_ids[: len(class_ids)] = class_ids
+        self.noise[: len(noise)] = noise
+
+    def step(self, t: int) -> None:
+        """Draw codes[:, t]; nothing here waits for the device."""
+        settings, scales, rows = self.sampler.settings, self.sampler.scales, self.rows
+        last = None
+        if t:
+            last = self.codes[:, t - 1]
+            last = torch.cat([last, last]) if scales else last
+        logits = self.generator.step(self.state, last)
+        if scales:
             conditional, unconditional = logits.split(rows)
-            s = guidance_scale(t, generator.num_codes, scale, power)
-            logits = unconditional + s * (conditional - unconditional)
-        codes[:, t] = draw(logits / temperature, noise[:, t])
-        last = torch.cat([codes[:, t]] * 2) if guided else codes[:, t]
-    return generator.finish(codes)
+            logits = unconditional + scales[t] * (conditional - unconditional)
+        if settings.temperature == 0:
+            self.codes[:, t] = logits.argmax(-1)
+            return
+        logits = keep_likely(logits / settings.temperature, settings.top_k, settings.top_p)
+        self.codes[:, t] = draw(logits, self.noise[:, t])
+
+
+def sample_codes(generator: Generator, class_ids: Tensor, noise: Tensor, settings: SamplingSettings) -> Tensor:
+    """One batch of codes (B, T), see `CodeSampler`."""
+    return CodeSampler(generator, settings)(class_ids, noise)

@@ -8,7 +8,7 @@ import torch
 
 from modeling.generator import AliTokGenerator, GeneratorConfig
 from modeling.guidance import guidance_scale
-from modeling.sampler import sample_codes
+from modeling.sampler import SamplingSettings, sample_codes
 from tests.conftest import PARITY, assert_close
 from tests.parity.deterministic import fill, integers
 
@@ -76,7 +76,7 @@ def test_greedy_codes_match_the_published_sampler(model, parity, name, scale):
     classes = torch.from_numpy(arrays["generate_classes"]).long()
     expected = torch.from_numpy(arrays[name]).long()
     noise = torch.full((len(classes), 273), 0.5, dtype=torch.float64)
-    codes = sample_codes(model, classes, noise, scale=scale, power=1.8, temperature=1e-6)
+    codes = sample_codes(model, classes, noise, SamplingSettings(scale, 1.8, temperature=0))
     if torch.equal(codes, expected):
         return
     # One flip changes all that follows: then every code must be the best one given the published

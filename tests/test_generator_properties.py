@@ -6,7 +6,7 @@ import torch
 
 from modeling.generator import AliTokGenerator, GeneratorConfig
 from modeling.rope import rotary_table
-from modeling.sampler import draw, image_noise, sample_codes
+from modeling.sampler import SamplingSettings, draw, image_noise, sample_codes
 from tests import toy
 
 
@@ -99,8 +99,8 @@ def test_samples_do_not_depend_on_the_batch(scale):
     ids = range(10)
     classes = torch.tensor([i % toy.NUM_CLASSES for i in ids])
     noise = image_noise(3, ids, toy.NUM_CODES)
-    together = sample_codes(model, classes, noise, scale=scale, power=1.0)
-    apart = [sample_codes(model, classes[i : i + 3], noise[i : i + 3], scale=scale, power=1.0) for i in (0, 3, 6, 9)]
+    together = sample_codes(model, classes, noise, SamplingSettings(scale))
+    apart = [sample_codes(model, classes[i : i + 3], noise[i : i + 3], SamplingSettings(scale)) for i in (0, 3, 6, 9)]
     assert torch.equal(together, torch.cat(apart))
 
 
@@ -108,5 +108,5 @@ def test_zero_scale_equals_scale_one():
     """No guidance and a scale of 1 are the same distribution."""
     model = toy.generator()
     classes, noise = torch.tensor([0, 1, 2]), image_noise(0, range(3), toy.NUM_CODES)
-    unguided = sample_codes(model, classes, noise, scale=0.0, power=1.0)
-    assert torch.equal(unguided, sample_codes(model, classes, noise, scale=1.0, power=1.0))
+    unguided = sample_codes(model, classes, noise, SamplingSettings(0.0))
+    assert torch.equal(unguided, sample_codes(model, classes, noise, SamplingSettings(1.0)))

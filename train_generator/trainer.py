@@ -14,7 +14,7 @@ from dataset.token_cache import TokenCache, open_token_cache
 from modeling.build import build_generator, build_tokenizer, check_fit, load_tokenizer
 from modeling.generator import AliTokGenerator
 from modeling.interfaces import Generator, Tokenizer
-from modeling.sampler import image_noise, sample_codes
+from modeling.sampler import SamplingSettings, image_noise, sample_codes
 from train_generator.model_flops import training_flops
 from utils.accelerator import synchronized
 from utils.errors import UserError
@@ -286,9 +286,7 @@ class GeneratorTrainer(TrainingLoop):
                 model,
                 class_ids,
                 image_noise(settings.seed, range(len(class_ids)), model.num_codes),
-                scale=settings.guidance_scale,
-                power=settings.guidance_scale_pow,
-                temperature=settings.randomize_temperature,
+                SamplingSettings.of(settings),
             )
             images = self.tokenizer.decode(codes)
         if not self.accelerator.is_main_process:

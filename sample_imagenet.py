@@ -4,13 +4,18 @@ torchrun --nproc_per_node=8 sample_imagenet.py config=configs/alitok_b.yaml \\
     experiment.output_dir=output/alitok_b experiment.generator_checkpoint=weights/alitok_b.bin
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset.sample_shards import SampleShards
-from modeling.build import cast_parameters, check_fit, load_generator, load_tokenizer
-from modeling.sampler import image_noise, sample_codes
+from modeling.build import check_fit, load_generator, load_tokenizer
+from modeling.interfaces import Generator, Tokenizer
+from modeling.pipeline import PRECISIONS, AliTokPipeline, default_precision
+from modeling.sampler import SamplingSettings
 from utils.config import load_config
 from utils.distributed import init_process
 from utils.errors import UserError, entry_point
@@ -28,30 +33,62 @@ def class_of_image(config: ARConfig, num_classes: int) -> list[int]:
     return [chosen[i % len(chosen)] for i in range(config.sampling.num_samples)]
 
 
-@torch.inference_mode()
-def sample_images(
-    generator, tokenizer, image_ids: range, class_ids: list[int], config: ARConfig, device: torch.device
-) -> np.ndarray:
-    """Images of the given numbers and classes, (n, H, W, 3) uint8."""
+def settings_of(config: ARConfig) -> SamplingSettings:
+    sampling = config.sampling
+    if sampling.precision not in (None, *PRECISIONS):
+        raise UserError(f"sampling.precision is '{sampling.precision}'; choose {' or '.join(PRECISIONS)}")
+    try:
+        return SamplingSettings.of(
+            config.model.generator,
+            guidance_schedule=sampling.guidance_schedule,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+        )
+    except ValueError as error:
+        raise UserError(f"sampling: {error}") from error
+
+
+def identity_of(config: ARConfig, tokenizer: Tokenizer, generator: Generator, precision: str) -> dict:
+    """All that decides the images, by name."""
     settings = config.model.generator
-    codes = sample_codes(
-        generator,
-        torch.tensor(class_ids, device=device),
-        image_noise(settings.seed, image_ids, generator.num_codes),
-        scale=settings.guidance_scale,
-        power=settings.guidance_scale_pow,
-        temperature=settings.randomize_temperature,
-    )
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision_of(config, device) == "bf16"):
-        images = tokenizer.decode(codes)
-    return to_bytes(images).cpu().numpy()
+    return {
+        "tokenizer": fingerprint(tokenizer.state_dict()),
+        "generator": fingerprint(generator.state_dict()),
+        "seed": settings.seed,
+        "guidance_scale": settings.guidance_scale,
+        "guidance_scale_pow": settings.guidance_scale_pow,
+        "guidance_schedule": config.sampling.guidance_schedule,
+        "temperature": settings.randomize_temperature,
+        "top_k": config.sampling.top_k,
+        "top_p": config.sampling.top_p,
+        "class_ids": config.sampling.class_ids,
+        "precision": precision,
+    }
 
 
-def precision_of(config: ARConfig, device: torch.device) -> str:
-    precision = config.sampling.precision or ("bf16" if device.type == "cuda" else "fp32")
-    if precision not in ("bf16", "fp32"):
-        raise UserError(f"sampling.precision is '{precision}'; choose bf16 or fp32")
-    return precision
+def draw_shards(
+    pipeline: AliTokPipeline, shards: SampleShards, mine: list[int], classes: list[int], pngs: bool, state: PartialState
+) -> None:
+    """Draw this process's shards; each is written while the next one is drawn."""
+    total = sum(len(shards.images_of(s)) for s in mine)
+    title = f"sampling, process 1 of {state.num_processes}"
+    with (
+        ThreadPoolExecutor(max_workers=1) as writer,
+        tqdm(total=total, unit="image", desc=title, disable=not state.is_main_process) as bar,
+    ):
+        written: Future | None = None
+        for shard in mine:
+            ids, parts = shards.images_of(shard), []
+            for start in range(0, len(ids), pipeline.batch_size):
+                chosen = ids[start : start + pipeline.batch_size]
+                images = pipeline.generate([classes[i] for i in chosen], chosen)
+                parts.append(to_bytes(images).cpu().numpy())
+                bar.update(len(chosen))
+            if written:
+                written.result()  # no more than two shards in memory, and its errors are raised here
+            written = writer.submit(shards.finish, shard, np.concatenate(parts), pngs)
+        if written:
+            written.result()
 
 
 @entry_point
@@ -60,25 +97,15 @@ def main() -> None:
     experiment, sampling = config.experiment, config.sampling
     if not experiment.generator_checkpoint:
         raise UserError("experiment.generator_checkpoint is not set: the weights to sample from")
+    settings = settings_of(config)
     state = init_process()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.training.enable_tf32
     tokenizer = load_tokenizer(config.model.vq_model, experiment.tokenizer_checkpoint, state.device)
     generator = load_generator(config.model.generator, experiment.generator_checkpoint, state.device)
     check_fit(tokenizer, generator)
     classes = class_of_image(config, generator.num_classes)
-    settings, precision = config.model.generator, precision_of(config, state.device)
-    identity = {
-        "tokenizer": fingerprint(tokenizer.state_dict()),
-        "generator": fingerprint(generator.state_dict()),
-        "seed": settings.seed,
-        "guidance_scale": settings.guidance_scale,
-        "guidance_scale_pow": settings.guidance_scale_pow,
-        "temperature": settings.randomize_temperature,
-        "class_ids": sampling.class_ids,
-        "precision": precision,
-    }
-    if precision == "bf16":
-        cast_parameters(generator, torch.bfloat16)
+    precision = sampling.precision or default_precision(state.device)
+    identity = identity_of(config, tokenizer, generator, precision)
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
     with state.main_process_first():
         complete = shards.begin()
@@ -87,27 +114,19 @@ def main() -> None:
             shards.complete_pngs()
         state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
         return
+    pipeline = AliTokPipeline(
+        tokenizer,
+        generator,
+        settings,
+        seed=config.model.generator.seed,
+        precision=precision,
+        compile=sampling.compile,
+        batch_size=min(sampling.batch_size, shards.shard_size),
+    )
     missing = shards.missing()
     state.wait_for_everyone()  # no shard may be written before everyone has looked
     mine = missing[state.process_index :: state.num_processes]
-    bar = tqdm(
-        total=sum(len(shards.images_of(s)) for s in mine),
-        unit="image",
-        desc=f"sampling, process 1 of {state.num_processes}",
-        disable=not state.is_main_process,
-    )
-    for shard in mine:
-        ids, parts = shards.images_of(shard), []
-        for start in range(0, len(ids), sampling.batch_size):
-            chosen = ids[start : start + sampling.batch_size]
-            wanted = classes[chosen.start : chosen.stop]
-            parts.append(sample_images(generator, tokenizer, chosen, wanted, config, state.device))
-            bar.update(len(parts[-1]))
-        images = np.concatenate(parts)
-        if sampling.save_png:  # before the shard, whose presence means that all is done
-            shards.write_pngs(shard, images)
-        shards.write(shard, images)
-    bar.close()
+    draw_shards(pipeline, shards, mine, classes, sampling.save_png, state)
     state.wait_for_everyone()
     if state.is_main_process:
         print(f"wrote {shards.assemble(np.array(classes))}")

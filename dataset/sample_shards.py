@@ -14,7 +14,14 @@ from evaluation.npz import NpzImages
 from utils.atomic import write_atomically
 from utils.errors import UserError
 
-SHARD_SIZE = 500  # images: 98 MB at 256 x 256, some seconds of one GPU's work to lose
+LARGEST_SHARD = 500  # images: 98 MB at 256 x 256, some seconds of one GPU's work to lose
+SMALLEST_SHARD = 32
+FEWEST_SHARDS = 8  # so that 8 processes share even a small number of images
+
+
+def shard_size_for(num_samples: int) -> int:
+    """Depends on the number of images alone: any number of processes finds the same shards."""
+    return min(max(-(-num_samples // FEWEST_SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
 
 
 class SampleShards:
@@ -30,11 +37,12 @@ class SampleShards:
         self.npz = Path(f"{self.output_dir}.npz")
         self.num_samples = num_samples
         self.image_size = image_size
-        self.identity = {**identity, "num_samples": num_samples, "shard_size": SHARD_SIZE}
-        self.num_shards = -(-num_samples // SHARD_SIZE)
+        self.shard_size = shard_size_for(num_samples)
+        self.identity = {**identity, "num_samples": num_samples, "shard_size": self.shard_size}
+        self.num_shards = -(-num_samples // self.shard_size)
 
     def images_of(self, shard: int) -> range:
-        return range(shard * SHARD_SIZE, min((shard + 1) * SHARD_SIZE, self.num_samples))
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_samples))
 
     def path(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.npy"
@@ -74,6 +82,12 @@ class SampleShards:
         """images: (n, H, W, 3) uint8."""
         write_atomically(self.path(shard), lambda f: np.save(f, images))
 
+    def finish(self, shard: int, images: np.ndarray, pngs: bool) -> None:
+        """Write a shard, after its PNG files: a shard that is there means that all is done."""
+        if pngs:
+            self.write_pngs(shard, images)
+        self.write(shard, images)
+
     def write_pngs(self, shard: int, images: np.ndarray) -> None:
         for index, image in zip(self.images_of(shard), images, strict=True):
             Image.fromarray(image).save(self.png(index))
@@ -83,11 +97,21 @@ class SampleShards:
         if all(self.png(i).is_file() for i in range(self.num_samples)):
             return
         first = 0
-        for batch in NpzImages(self.npz).batches(SHARD_SIZE):
+        for batch in NpzImages(self.npz).batches(self.shard_size):
             for index, image in enumerate(batch, first):
                 if not self.png(index).is_file():
                     Image.fromarray(image).save(self.png(index))
             first += len(batch)
+
+    def _read(self, shard: int) -> np.ndarray:
+        damaged = UserError(f"{self.path(shard)} is damaged: remove it and run again")
+        try:
+            images = np.load(self.path(shard), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise damaged from error
+        if images.shape != (len(self.images_of(shard)), self.image_size, self.image_size, 3):
+            raise damaged
+        return images
 
     def assemble(self, labels: np.ndarray) -> Path:
         """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), remove them."""
@@ -99,10 +123,7 @@ class SampleShards:
                     header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
                     npy.write_array_header_1_0(member, header)
                     for shard in range(self.num_shards):
-                        images = np.load(self.path(shard), mmap_mode="r", allow_pickle=False)
-                        if images.shape != (len(self.images_of(shard)), *shape[1:]):
-                            raise UserError(f"{self.path(shard)} is damaged: remove it and run again")
-                        member.write(np.ascontiguousarray(images).data)
+                        member.write(np.ascontiguousarray(self._read(shard)).data)
                 with archive.open("arr_1.npy", "w") as member:
                     npy.write_array(member, labels.astype(np.int64), allow_pickle=False)
 

@@ -8,7 +8,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from modeling.interfaces import GENERATORS
-from modeling.kernels import EAGER, compiled, gate, rms_norm, split_heads
+from modeling.kernels import EAGER, attend, compiled, gate, rms_norm, split_heads
 from modeling.packed_linear import can_pack, pack_linears
 from modeling.rope import rotary_table
 from modeling.run_blocks import run_blocks
@@ -80,6 +80,15 @@ class KeyValueCache:
         self.values[layer, :, :, position] = v[:, :, 0]
         return self.keys[layer, :, :, : position + 1], self.values[layer, :, :, : position + 1]
 
+    def past(self, position: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all layers before `position`: (layers, B, heads, position, head_width)."""
+        return self.keys[..., :position, :], self.values[..., :position, :]
+
+    def append_all(self, position: int, k: Tensor, v: Tensor) -> None:
+        """Store k and v (layers, B, heads, 1, head_width) of all layers at `position`."""
+        self.keys[..., position, :] = k[..., 0, :]
+        self.values[..., position, :] = v[..., 0, :]
+
 
 class Attention(nn.Module):
     """Causal self-attention with normalised, rotated queries and keys."""
@@ -127,9 +136,19 @@ class Block(nn.Module):
         h = kernels.rms_norm(x, self.norm1.weight)
         q, k, v = kernels.split_heads(attn.qkv(h), attn.q_norm.weight, attn.k_norm.weight, rope)
         k, v = cache.append(layer, position, k, v)
-        attended = kernels.attend(q, k, v).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x, h = kernels.add_rms_norm(x, attn.proj(attended), self.norm2.weight)
         return x + mlp.w2(kernels.gate(mlp.w1(h), mlp.w3(h)))
+
+    def step_pure(self, x: Tensor, rope: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`step` without writing to a cache. past_k, past_v: (B, heads, n, d).
+
+        Returns the output and this position's key and value (B, heads, 1, d).
+        """
+        attn, mlp = self.attn, self.mlp
+        q, k, v = attn.heads(self.norm1(x), rope)
+        x = x + attn.proj(attend(q, k, v, past_k, past_v).transpose(1, 2).flatten(2))
+        return x + mlp(self.norm2(x)), k, v
 
 
 @dataclass
@@ -172,6 +191,7 @@ class AliTokGenerator(nn.Module):
         with torch.device("cpu"):
             table = rotary_table(num_prefix, grid_size, width // heads)
         self.register_buffer("rope", table, persistent=False)
+        self._whole_step = None  # see `optimize_for_sampling`
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)
 
@@ -191,11 +211,13 @@ class AliTokGenerator(nn.Module):
     def optimize_for_sampling(self, rows: int, compile: bool) -> None:
         """Make `step` fast with inputs of `rows` rows; the model is for sampling alone from then on."""
         device = self.embeddings.weight.device.type
-        if compile:
+        if device == "cpu":
+            if can_pack():
+                pack_linears(self, rows)
+            self._whole_step = torch.compile(self._step_pure) if compile else None
+        elif compile:
             for block in self.blocks:
-                block.kernels = compiled(device)
-        if device == "cpu" and can_pack():
-            pack_linears(self, rows)
+                block.kernels = compiled()
 
     def embed_classes(self, class_ids: Tensor) -> Tensor:
         """class_ids: (B,) in [0, num_classes], the last meaning "no class" -> (B, width)."""
@@ -241,10 +263,32 @@ class AliTokGenerator(nn.Module):
         x = self.embed_classes(state.class_ids) if codes is None else self.embeddings(codes)
         x = x[:, None]
         rope = self.rope[state.position : state.position + 1]
-        for layer, block in enumerate(self.blocks):
-            x = block.step(x, rope, state.cache, layer, state.position)
+        if self._whole_step and state.position >= 2:  # lengths 0 and 1 would be compiled each for itself
+            past = state.cache.past(state.position)
+            for tensor in past:
+                torch._dynamo.mark_dynamic(tensor, 3)
+            logits, k, v = self._whole_step(x, rope, *past)
+            state.cache.append_all(state.position, k, v)
+        else:
+            for layer, block in enumerate(self.blocks):
+                x = block.step(x, rope, state.cache, layer, state.position)
+            logits = self.output(self.norm(x))
         state.position += 1
-        return self.output(self.norm(x))[:, 0].float()
+        return logits[:, 0].float()
+
+    def _step_pure(self, x: Tensor, rope: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One position as a function that writes nowhere, which compiles to one piece for the CPU:
+        there a call from Python costs as much as a small kernel.
+
+        x: (B, 1, width); past_k, past_v: (layers, B, heads, n, d). Returns logits (B, 1, K) and the
+        new keys and values (layers, B, heads, 1, d).
+        """
+        keys, values = [], []
+        for block, block_k, block_v in zip(self.blocks, past_k, past_v, strict=True):
+            x, k, v = block.step_pure(x, rope, block_k, block_v)
+            keys.append(k)
+            values.append(v)
+        return self.output(self.norm(x)), torch.stack(keys), torch.stack(values)
 
     def finish(self, codes: Tensor) -> Tensor:
         """Codes are drawn in the tokenizer's order already."""

@@ -1,8 +1,7 @@
 """The generator's arithmetic between its matrix products, as functions that can be compiled one by one.
 
 Decoding one position at a time is bound by reading weights and cache. The matrix products read the
-weights; each function here is one more pass over small tensors, and one kernel when compiled. Their
-shapes stay the same from position to position, but for the length in `attend`.
+weights; each function here is one more pass over small tensors, and one kernel when compiled.
 """
 
 from collections.abc import Callable
@@ -44,18 +43,17 @@ def gate(a: Tensor, b: Tensor) -> Tensor:
     return F.silu(a) * b
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of one query to all keys. q: (B, heads, 1, d), k and v: (B, heads, n, d) -> like q."""
-    return F.scaled_dot_product_attention(q, k, v)
+def attend(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor) -> Tensor:
+    """Attention of one query to the past and itself, in plain products and sums.
 
-
-def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in plain products and sums: compiled, it reads k and v once, in order.
-
-    PyTorch's fused CPU kernel is made for many queries; with one it takes three times as long.
+    q, k, v: (B, heads, 1, d); past_k, past_v: (B, heads, n, d). Returns (B, heads, 1, d).
+    Compiled, it reads the past once and in order; PyTorch's fused CPU kernel is made for many
+    queries and takes three times as long with one.
     """
-    weights = ((q.float() * k.float()).sum(-1) * q.shape[-1] ** -0.5).softmax(-1)
-    return (weights[..., None] * v.float()).sum(-2, keepdim=True).type_as(v)
+    q = q.float() * q.shape[-1] ** -0.5
+    scores = torch.cat([(q * past_k.float()).sum(-1), (q * k.float()).sum(-1)], dim=-1)
+    weights = scores.softmax(-1)[..., None]
+    return ((weights[:, :, :-1] * past_v.float()).sum(-2, keepdim=True) + weights[:, :, -1:] * v.float()).type_as(v)
 
 
 class Kernels(NamedTuple):
@@ -63,15 +61,12 @@ class Kernels(NamedTuple):
     add_rms_norm: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = add_rms_norm
     split_heads: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = split_heads
     gate: Callable[[Tensor, Tensor], Tensor] = gate
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attend
 
 
 EAGER = Kernels()
 
 
 @cache
-def compiled(device_type: str) -> Kernels:
-    """The functions compiled for "cpu" or "cuda", at their first use."""
-    by_products = torch.compile(attend_by_products, dynamic=True)
-    static = (torch.compile(f, dynamic=False) for f in EAGER[:-1])
-    return Kernels(*static, attend=by_products if device_type == "cpu" else attend)
+def compiled() -> Kernels:
+    """The functions compiled, at their first use."""
+    return Kernels(*(torch.compile(f, dynamic=False) for f in EAGER))

@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 
 def test_sample_shards_survive_and_stream(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sample_shards.SHARD_SIZE", 4)
+    monkeypatch.setattr("dataset.sample_shards.shard_size_for", lambda num_samples: 4)
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
 
     def open_shards(seed: int = 1) -> SampleShards:

@@ -14,7 +14,7 @@ from yaml import YAMLError
 import modeling.build  # noqa: F401  (registers the models)
 from modeling.interfaces import GENERATORS, TOKENIZERS
 from utils.errors import UserError, nearest
-from utils.schema import TokenizerArchitecture
+from utils.schema import Architectures, ARExperiment, TokenizerArchitecture
 
 MODEL_SECTIONS = {"vq_model": TOKENIZERS, "generator": GENERATORS}
 
@@ -80,6 +80,7 @@ LEAST = {
     "training.max_bad_steps": 1,
     "sampling.num_samples": 1,
     "sampling.batch_size": 1,
+    "sampling.top_k": 1,
     "model.vq_model.patch_size": 1,
     "model.vq_model.image_size": 1,
     "model.vq_model.codebook_size": 1,
@@ -87,7 +88,7 @@ LEAST = {
     "model.vq_model.decoder.num_heads": 1,
     "model.generator.num_attention_heads": 1,
     "model.generator.condition_num_classes": 1,
-    "model.generator.randomize_temperature": 1e-9,
+    "model.generator.randomize_temperature": 0,
 }
 
 
@@ -162,14 +163,30 @@ def load_config(schema_class: type, description: str, argv: list[str] | None = N
     return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))
 
 
+def _read_models(path: str | Path, schema_class: type, sections: tuple[str, ...]) -> tuple[Any, DictConfig]:
+    """`model` of a configuration file with the given sections alone, and the whole file."""
+    given = read_yaml(path)
+    chosen = {section: OmegaConf.select(given, f"model.{section}") for section in sections}
+    for section, value in chosen.items():
+        if not isinstance(value, DictConfig):
+            raise UserError(f"{path} has no section model.{section}")
+    config = compose(schema_class, OmegaConf.create({"model": chosen}), [], str(path))
+    return OmegaConf.to_object(config).model, given
+
+
 def read_tokenizer_config(path: str | Path) -> Any:
     """`model.vq_model` of a tokenizer or generator configuration file, as its dataclass.
 
     Raises UserError.
     """
-    given = read_yaml(path)
-    section = OmegaConf.select(given, "model.vq_model")
-    if not isinstance(section, DictConfig):
-        raise UserError(f"{path} has no section model.vq_model")
-    alone = OmegaConf.create({"model": {"vq_model": section}})
-    return OmegaConf.to_object(compose(TokenizerArchitecture, alone, [], str(path)).model.vq_model)
+    return _read_models(path, TokenizerArchitecture, ("vq_model",))[0].vq_model
+
+
+def read_models_config(path: str | Path) -> tuple[Any, Any, str]:
+    """`model.vq_model`, `model.generator` and the tokenizer's weights of a generator's file.
+
+    Raises UserError.
+    """
+    models, given = _read_models(path, Architectures, ("vq_model", "generator"))
+    checkpoint = OmegaConf.select(given, "experiment.tokenizer_checkpoint") or ARExperiment.tokenizer_checkpoint
+    return models.vq_model, models.generator, checkpoint

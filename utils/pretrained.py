@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from utils.errors import UserError
 
@@ -11,6 +13,22 @@ from utils.errors import UserError
 def hub_path(url: str) -> Path:
     """Where torch.hub keeps the file of `url`."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def local_folder(source: str | Path) -> Path:
+    """A folder as it is, or the copy of a hub repository ("name/repository"), downloaded if need be.
+
+    Raises UserError if it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise UserError(f"{source} is no file, no folder and no hub id (name/repository)")
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source} is no folder here, and as a hub id it cannot be had: {first}") from error
 
 
 def find_weights(what: str, url: str, key: str, given: str | None = None, places: tuple[str, ...] = ()) -> Path | None:

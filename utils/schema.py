@@ -218,7 +218,11 @@ class Sampling:
     num_samples: int = 50000
     batch_size: int = 125
     class_ids: list[int] | None = None
+    guidance_schedule: str = "power_cosine"
+    top_k: int | None = None
+    top_p: float | None = None
     precision: str | None = None
+    compile: bool | None = None
     save_png: bool = False
 
 
@@ -238,3 +242,10 @@ class TokenizerArchitecture:
     """`model.vq_model` alone, as programs need it that use a trained tokenizer."""
 
     model: TokenizerModel = field(default_factory=TokenizerModel)
+
+
+@dataclass
+class Architectures:
+    """Both models alone, as programs need them that draw images."""
+
+    model: ARModel = field(default_factory=ARModel)

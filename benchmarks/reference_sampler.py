@@ -1,0 +1,47 @@
+"""Sampling as a plain script does it, to measure against.
+
+In every step the whole prefix is embedded anew, keys and values grow by concatenation, attention
+adds a mask, everything is float32, and codes are drawn by `torch.multinomial`. Weights and
+distributions are the same (tests/test_benchmarks.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modeling.generator import AliTokGenerator
+from modeling.guidance import guidance_scale
+
+Cache = list[tuple[Tensor, Tensor] | None]
+
+
+@torch.no_grad()
+def plain_logits(model: AliTokGenerator, codes: Tensor, class_ids: Tensor, cache: Cache, mask: Tensor) -> Tensor:
+    """Logits (B, K) after codes (B, n) with the cache of the first n positions, which grows by one."""
+    n = codes.shape[1]
+    x = torch.cat([model.embed_classes(class_ids)[:, None], model.embeddings(codes)], dim=1)[:, -1:]
+    rope = model.rope[n : n + 1]
+    for i, block in enumerate(model.blocks):
+        q, k, v = block.attn.heads(block.norm1(x), rope)
+        if cache[i] is not None:
+            k, v = torch.cat([cache[i][0], k], dim=2), torch.cat([cache[i][1], v], dim=2)
+        cache[i] = (k, v)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[n : n + 1, : n + 1])
+        x = x + block.attn.proj(attended.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return model.output(model.norm(x))[:, 0]
+
+
+@torch.no_grad()
+def plain_sample(model: AliTokGenerator, class_ids: Tensor, scale: float, power: float, positions: int) -> Tensor:
+    """The first `positions` codes of each class (B, positions), with guidance by doubled batches."""
+    length, rows = model.num_codes, len(class_ids)
+    mask = torch.full((length + 1, length + 1), float("-inf"), device=class_ids.device).triu(1)
+    codes = torch.empty(rows, 0, dtype=torch.int64, device=class_ids.device)
+    classes = torch.cat([class_ids, torch.full_like(class_ids, model.num_classes)])
+    cache: Cache = [None] * len(model.blocks)
+    for t in range(positions):
+        conditional, unconditional = plain_logits(model, torch.cat([codes, codes]), classes, cache, mask).chunk(2)
+        logits = unconditional + guidance_scale(t, length, scale, power) * (conditional - unconditional)
+        codes = torch.cat([codes, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+    return codes

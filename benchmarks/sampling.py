@@ -1,0 +1,196 @@
+"""Sampling speed: this sampler, a plain one and the memory's floor, in one run on one machine.
+
+python -m benchmarks.sampling --batch_sizes 1,8                      # a CPU
+python -m benchmarks.sampling --batch_sizes 1,8,125,500              # a GPU
+python -m benchmarks.sampling --kl 16 --config configs/fashion_mnist/ar.yaml \\
+    --checkpoint output/quickstart/ar/model.safetensors              # what bf16 changes in the distributions
+
+The floor of a step is the time to read all weights and the keys and values so far at the bandwidth of
+copying a large tensor. Without --checkpoint the weights are random, which changes no timing.
+"""
+
+import argparse
+import copy
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.reference_sampler import plain_sample
+from dataset.sample_shards import SampleShards
+from modeling.build import build_generator, build_tokenizer, frozen, load_generator
+from modeling.pipeline import AliTokPipeline
+from modeling.sampler import SamplingSettings, image_noise, sample_codes
+from utils.config import load_config
+from utils.cpu import tune_for_cpu
+from utils.images import to_bytes
+from utils.schema import ARConfig
+from utils.throughput import synchronize
+
+COPIED_BYTES = 1 << 29
+REPEATS = 5
+WARMUP_POSITIONS = 3
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second when a large tensor is copied."""
+    source = torch.ones(COPIED_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(REPEATS):
+        synchronize(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 2 * COPIED_BYTES / min(times)
+
+
+def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> float:
+    """Bytes that one of the first `positions` steps must read on average: all matrices, and the cache so far."""
+    weights = sum(p.numel() for name, p in generator.named_parameters() if p.ndim == 2 and name != "embeddings.weight")
+    config = generator.config
+    cache = 2 * rows * config.num_hidden_layers * config.hidden_size * positions / 2
+    return (weights + cache) * bytes_per_number
+
+
+def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
+    if args.checkpoint:
+        return load_generator(config.model.generator, args.checkpoint, device)
+    torch.manual_seed(0)
+    generator = build_generator(config.model.generator)
+    torch.nn.init.normal_(generator.output.weight, std=0.02)  # zero at first: every code alike
+    return frozen(generator, device)
+
+
+def timed_codes(pipeline: AliTokPipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
+    """Seconds for the first `positions` codes of one batch, after a warm-up."""
+    for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
+        noise = image_noise(0, range(len(class_ids)), pipeline.generator.num_codes)
+        synchronize(device)
+        start = time.perf_counter()
+        steps = pipeline.sampler.steps(torch.tensor(class_ids, device=device), noise)
+        for _ in range(wanted):
+            next(steps)
+        synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
+    settings = SamplingSettings.of(config.model.generator)
+    generator = build(args, config, device)
+    tokenizer = frozen(build_tokenizer(config.model.vq_model), device)
+    positions = min(args.positions or generator.num_codes, generator.num_codes)
+    bandwidth = copy_bandwidth(device)
+    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {positions} of {generator.num_codes} positions")
+    for batch_size in map(int, args.batch_sizes.split(",")):
+        classes = [i % generator.num_classes for i in range(batch_size)]
+        pipeline = AliTokPipeline(
+            tokenizer,
+            copy.deepcopy(generator),
+            settings,
+            precision=args.precision,
+            compile=args.compile,
+            batch_size=batch_size,
+        )
+        ours, theirs = [], []
+        for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
+            ours.append(timed_codes(pipeline, classes, positions, device))
+            synchronize(device)
+            start = time.perf_counter()
+            plain_sample(
+                generator,
+                torch.tensor(classes, device=device),
+                config.model.generator.guidance_scale,
+                config.model.generator.guidance_scale_pow,
+                positions,
+            )
+            synchronize(device)
+            theirs.append(time.perf_counter() - start)
+        seconds, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
+        rows = batch_size * (2 if settings.scales(generator.num_codes) else 1)
+        floor = step_bytes(generator, rows, positions, 2 if pipeline.precision == "bf16" else 4) / bandwidth
+        codes = torch.randint(0, generator.codebook_size, (batch_size, generator.num_codes), device=device)
+        decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
+        writing = timed_writing(images, args.scratch)
+        step, plain_step = seconds / positions, float(np.median(theirs)) / positions
+        drawing = step * generator.num_codes
+        whole = max(drawing + decoding, writing)
+        print(
+            f"batch {batch_size:4d}: {1e3 * step:8.2f} ms a step, {step / floor:5.2f} times the floor;"
+            f" plain {1e3 * plain_step:8.2f} ms; ratio {ratio:5.2f}\n"
+            f"            per batch: codes {drawing:.3f} s, decoder {decoding:.3f} s, writing {writing:.3f} s in the"
+            f" background; {batch_size / whole:.3f} images/s",
+            flush=True,
+        )
+
+
+def timed(work, device: torch.device):
+    """Seconds of the second call, and its result."""
+    for _ in range(2):
+        synchronize(device)
+        start = time.perf_counter()
+        result = work()
+        synchronize(device)
+    return time.perf_counter() - start, result
+
+
+def timed_writing(images: np.ndarray, scratch: str | None) -> float:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        shards = SampleShards(Path(folder) / "out", len(images), images.shape[1], {})
+        start = time.perf_counter()
+        shards.write(0, images)
+        return time.perf_counter() - start
+
+
+def step_logits(generator, class_ids: Tensor, codes: Tensor) -> Tensor:
+    """Logits of the decoding steps along given codes: (B, T, K)."""
+    state = generator.start(class_ids)
+    return torch.stack([generator.step(state, codes[:, t - 1] if t else None) for t in range(codes.shape[1])], dim=1)
+
+
+def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
+    """KL divergence of the next-code distributions, float32 against bf16, along float32's trajectories."""
+    exact, settings = build(args, config, device), SamplingSettings.of(config.model.generator)
+    tokenizer = frozen(build_tokenizer(config.model.vq_model), device)
+    class_ids = torch.arange(args.kl, device=device) % exact.num_classes
+    codes = sample_codes(exact, class_ids, image_noise(0, range(args.kl), exact.num_codes), settings)
+    reference = step_logits(exact, class_ids, codes).double().log_softmax(-1)
+    AliTokPipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
+    rounded = step_logits(exact, class_ids, codes).double().log_softmax(-1)
+    kl = (reference.exp() * (reference - rounded)).sum(-1)
+    entropy = -(reference.exp() * reference).sum(-1).mean()
+    print(
+        f"KL of bf16 from float32 over {args.kl} trajectories: mean {kl.mean():.2e} nats per code, 99th percentile"
+        f" {kl.flatten().quantile(0.99):.2e}, largest {kl.max():.2e}; mean entropy {entropy:.2f} nats"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/alitok_b.yaml")
+    parser.add_argument("--checkpoint", help="generator weights; default: random ones")
+    parser.add_argument("--batch_sizes", default="1,8")
+    parser.add_argument("--positions", type=int, help="only so many codes of each image; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over so many images instead")
+    parser.add_argument("--scratch", help="folder whose disk is written to")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        tune_for_cpu()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    print(f"{name}, torch {torch.__version__}, {vars(args)}")
+    config = load_config(ARConfig, "", [f"config={args.config}", "experiment.output_dir=unused"])
+    (measure_divergence if args.kl else measure)(args, config, device)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

@@ -1,0 +1,69 @@
+"""Draw a grid of chosen classes, by number or ImageNet name, into a PNG file.
+
+python sample.py output/alitok_b --classes "golden retriever,250,volcano" --per_class 4
+python sample.py weights/alitok_b.bin --config configs/alitok_b.yaml --classes 207 --guidance_scale 8
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from dataset.imagenet_names import class_id
+from modeling.guidance import SCHEDULES
+from modeling.pipeline import PRECISIONS, AliTokPipeline
+from utils.distributed import init_process
+from utils.errors import UserError, entry_point
+from utils.images import grid, preview_scale, save_png
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("source", help="folder of a training, hub id (name/repository), or the generator's weights with --config")
+    add("--classes", required=True, help="numbers or ImageNet names, separated by commas; a row of the grid each")
+    add("--per_class", type=int, default=4, help="images of each class (default: 4)")
+    add("--output", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
+    add("--tokenizer", help="tokenizer weights; default: what lies beside the generator, or its configuration names")
+    add("--config", help="YAML with model.vq_model and model.generator; default: config.yaml in the folder")
+    add("--seed", type=int, help="default: that of the configuration")
+    add("--guidance_scale", type=float, help="default: that of the configuration")
+    add("--guidance_scale_pow", type=float, help="default: that of the configuration")
+    add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
+    add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
+    add("--top_k", type=int, help="default: all codes")
+    add("--top_p", type=float, help="default: all codes")
+    add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
+    add("--batch_size", type=int, default=32, help="images at a time (default: 32)")
+    add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
+    return parser.parse_args()
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    if args.per_class < 1 or args.batch_size < 1:
+        raise UserError("--per_class and --batch_size must be at least 1")
+    names = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    words = args.classes.split(",")
+    pipeline = AliTokPipeline.from_pretrained(
+        args.source,
+        tokenizer=args.tokenizer,
+        config=args.config,
+        device=init_process(args.device).device,
+        seed=args.seed,
+        settings=given,
+        precision=args.precision,
+        batch_size=min(args.batch_size, len(words) * args.per_class),
+    )
+    classes = [class_id(word, pipeline.generator.num_classes) for word in words for _ in range(args.per_class)]
+    images = pipeline.generate(classes)
+    save_png(grid(images, columns=args.per_class, scale=preview_scale(images.shape[-1])), args.output)
+    rows = (f"{word.strip()} ({c})" for word, c in zip(words, classes[:: args.per_class], strict=True))
+    print(f"wrote {args.output}: {', '.join(rows)}")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

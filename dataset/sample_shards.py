@@ -72,7 +72,8 @@ class SampleShards:
         free = shutil.disk_usage(self.output_dir).free
         if free < needed:
             raise UserError(f"{self.output_dir}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-        write_atomically(record, lambda f: f.write(json.dumps(self.identity, indent=2).encode()))
+        if not record.is_file():  # else it says the same; after the first process all others come at once
+            write_atomically(record, lambda f: f.write(json.dumps(self.identity, indent=2).encode()))
         return False
 
     def missing(self) -> list[int]:
@@ -83,10 +84,23 @@ class SampleShards:
         write_atomically(self.path(shard), lambda f: np.save(f, images))
 
     def finish(self, shard: int, images: np.ndarray, pngs: bool) -> None:
-        """Write a shard, after its PNG files: a shard that is there means that all is done."""
-        if pngs:
-            self.write_pngs(shard, images)
-        self.write(shard, images)
+        """Write a shard, after its PNG files: a shard that is there means that all is done.
+
+        Raises UserError if the disk takes no more.
+        """
+        try:
+            if pngs:
+                self.write_pngs(shard, images)
+            self.write(shard, images)
+        except OSError as error:
+            raise self._unwritten(self.path(shard), error) from error
+
+    @staticmethod
+    def _unwritten(path: Path, error: OSError) -> UserError:
+        return UserError(
+            f"{path} could not be written ({error}): free space and run the same command again, which keeps what is"
+            " finished"
+        )
 
     def write_pngs(self, shard: int, images: np.ndarray) -> None:
         for index, image in zip(self.images_of(shard), images, strict=True):
@@ -127,6 +141,9 @@ class SampleShards:
                 with archive.open("arr_1.npy", "w") as member:
                     npy.write_array(member, labels.astype(np.int64), allow_pickle=False)
 
-        write_atomically(self.npz, write)
+        try:
+            write_atomically(self.npz, write)
+        except OSError as error:
+            raise self._unwritten(self.npz, error) from error
         shutil.rmtree(self.folder)
         return self.npz

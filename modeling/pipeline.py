@@ -68,8 +68,8 @@ class AliTokPipeline:
         batch_size: int = 8,
     ):
         """tokenizer and generator: frozen, on one device; precision: fp32 or bf16, by default bf16
-        on a GPU alone; compile: by default on a GPU alone; batch_size: of the calls to come, the
-        most that one batch may have on a GPU.
+        on a GPU alone; compile: by default on a GPU alone (the CPU's first batch then waits a
+        minute for the compiler); batch_size: the most images at a time.
         Raises UserError where the models do not fit each other or a value is unknown.
         """
         check_fit(tokenizer, generator)
@@ -83,12 +83,13 @@ class AliTokPipeline:
         if self.precision not in PRECISIONS:
             raise UserError(f"precision is '{precision}'; choose {' or '.join(PRECISIONS)}")
         on_gpu = self.device.type == "cuda"
+        compile = on_gpu if compile is None else compile
         if self.precision == "bf16":
             cast_parameters(generator, torch.bfloat16)
         rows = 2 * batch_size if settings.scales(generator.num_codes) else batch_size
         if hasattr(generator, "optimize_for_sampling"):
-            generator.optimize_for_sampling(rows, on_gpu if compile is None else compile)
-        self.sampler = CodeSampler(generator, settings, batch_size if on_gpu else None)
+            generator.optimize_for_sampling(rows, compile)
+        self.sampler = CodeSampler(generator, settings, batch_size if on_gpu or compile else None)
 
     @classmethod
     def from_pretrained(
@@ -189,5 +190,5 @@ class AliTokPipeline:
         other = object.__new__(AliTokPipeline)
         other.__dict__ |= self.__dict__
         other.settings = replace(self.settings, **changes)
-        other.sampler = CodeSampler(self.generator, other.settings, self.sampler.graph_rows)
+        other.sampler = CodeSampler(self.generator, other.settings, self.sampler.fixed_rows)
         return other

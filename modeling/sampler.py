@@ -91,16 +91,17 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 class CodeSampler:
     """Draws codes batch after batch with one generator and one way of drawing.
 
-    With `graph_rows` (for GPUs) every position's work, from the embedding to the draw, is recorded
-    as a CUDA graph of so many images at the first batch, and launched with one call from then on;
-    smaller batches are filled up. One graph a position, rather than one for all of them, attends to
-    just as many cached positions as there are and needs no mask.
+    With `fixed_rows` smaller batches are filled up to that many images, so that what is compiled
+    meets one shape only. On a GPU every position's work, from the embedding to the draw, is then
+    recorded as a CUDA graph at the first batch, and launched with one call from then on. One graph
+    a position, rather than one for all of them, attends to just as many cached positions as there
+    are and needs no mask.
     """
 
-    def __init__(self, generator: Generator, settings: SamplingSettings, graph_rows: int | None = None):
+    def __init__(self, generator: Generator, settings: SamplingSettings, fixed_rows: int | None = None):
         self.generator = generator
         self.settings = settings
-        self.graph_rows = graph_rows
+        self.fixed_rows = fixed_rows
         self.scales = settings.scales(generator.num_codes)
         self._batch: _Batch | None = None
         self._graphs: list[torch.cuda.CUDAGraph] = []
@@ -121,14 +122,14 @@ class CodeSampler:
             raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
         rows = len(class_ids)
         noise = noise.to(class_ids.device)
-        if self.graph_rows is None:
+        if self.fixed_rows is None:
             batch = _Batch(self, class_ids, noise)
         else:
-            if rows > self.graph_rows:
-                raise ValueError(f"{rows} rows, but the graphs are for {self.graph_rows}")
-            if not self._graphs:
+            if rows > self.fixed_rows:
+                raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
+            if class_ids.is_cuda and not self._graphs:
                 self._record(class_ids.device)
-            batch = self._batch
+            batch = self._batch or self._empty_batch(class_ids.device)
             batch.fill(class_ids, noise)
         for t in range(self.generator.num_codes):
             if self._graphs:
@@ -137,18 +138,21 @@ class CodeSampler:
                 batch.step(t)
             yield batch.codes[:rows, : t + 1]
 
+    def _empty_batch(self, device: torch.device) -> "_Batch":
+        class_ids = torch.zeros(self.fixed_rows, dtype=torch.int64, device=device)
+        noise = torch.zeros(self.fixed_rows, self.generator.num_codes, dtype=torch.float64, device=device)
+        return _Batch(self, class_ids, noise)
+
     def _record(self, device: torch.device) -> None:
-        class_ids = torch.zeros(self.graph_rows, dtype=torch.int64, device=device)
-        noise = torch.zeros(self.graph_rows, self.generator.num_codes, dtype=torch.float64, device=device)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # what may not be recorded: compiling, choosing of algorithms
-            batch = _Batch(self, class_ids, noise)
+            batch = self._empty_batch(device)
             for t in range(self.generator.num_codes):
                 batch.step(t)
         torch.cuda.current_stream().wait_stream(side)
         del batch
-        self._batch, pool = _Batch(self, class_ids, noise), torch.cuda.graph_pool_handle()
+        self._batch, pool = self._empty_batch(device), torch.cuda.graph_pool_handle()
         for t in range(self.generator.num_codes):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):

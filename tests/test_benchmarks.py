@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference_generator import PlainGenerator, PlainStep
+from benchmarks.reference_sampler import plain_logits, plain_sample
 from modeling.generator import AliTokGenerator, GeneratorConfig
 from train_generator.model_flops import forward_flops, training_flops
 from train_generator.trainer import parameter_groups
@@ -46,3 +47,16 @@ def test_operations_are_counted():
     # Twice the forward, without what would be the gradient of the embedded inputs of no one.
     assert abs(counter.get_total_flops() / 2 / (forward_flops(generator) - causal + full_attention) - 1) < 0.01
     assert training_flops(generator) == 3 * forward_flops(generator)
+
+
+def test_the_plain_sampler_has_the_same_distributions():
+    torch.manual_seed(0)
+    model = AliTokGenerator(config()).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.3)
+    class_ids, codes = torch.tensor([0, 3]), torch.randint(0, 128, (2, 73))
+    state, cache = model.start(class_ids), [None, None]
+    mask = torch.full((74, 74), float("-inf")).triu(1)
+    for t in range(73):
+        expected = model.step(state, codes[:, t - 1] if t else None)
+        torch.testing.assert_close(plain_logits(model, codes[:, :t], class_ids, cache, mask), expected)
+    assert plain_sample(model, class_ids, 4.0, 1.0, 5).shape == (2, 5)

@@ -5,14 +5,16 @@ Inception weights a classifier trained on the data itself stands in (its numbers
 numbers made with the same classifier).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
+
+from evaluation.npz import NpzImages
 
 
 @dataclass
@@ -36,11 +38,24 @@ class Extractor(Protocol):
         """images: (B, H, W, 3) uint8 -> Features on the CPU."""
 
 
-def extract(extractor: Extractor, batches: Iterable[np.ndarray], total: int, description: str) -> Features:
-    """Features of all batches (n, H, W, 3) uint8, with a progress bar."""
-    parts = []
-    with tqdm(total=total, unit="image", desc=description, mininterval=1.0) as bar:
-        for batch in batches:
-            parts.append(extractor(torch.from_numpy(batch)))
+def extract(extractor: Extractor, images: NpzImages, batch_size: int, description: str) -> Features | None:
+    """Features of all images in their order, with a progress bar.
+
+    Several processes take every n-th batch each; the main one gets all features, the others None.
+    """
+    state = PartialState()
+    mine: dict[int, Features] = {}
+    with tqdm(
+        total=len(images), unit="image", desc=description, mininterval=1.0, disable=not state.is_main_process
+    ) as bar:
+        for number, batch in enumerate(images.batches(batch_size)):
+            if number % state.num_processes == state.process_index:
+                mine[number] = extractor(torch.from_numpy(batch))
             bar.update(len(batch))
-    return Features.concatenate(parts)
+    if state.num_processes > 1:
+        gathered = [None] * state.num_processes if state.is_main_process else None
+        dist.gather_object(mine, gathered)
+        if gathered is None:
+            return None
+        mine = {number: features for part in gathered for number, features in part.items()}
+    return Features.concatenate([mine[number] for number in sorted(mine)])

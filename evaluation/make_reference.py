@@ -1,39 +1,100 @@
-"""Write a reference .npz for the evaluator from an image folder: centre crops as `arr_0`, labels as `arr_1`.
+"""Write a reference .npz for the evaluator: images as `arr_0` and, with a network, its statistics.
 
 python -m evaluation.make_reference --data_path data/fashion_mnist --split val --img_size 32 --output reference.npz
+python -m evaluation.make_reference --npz images.npz --inception classify_image_graph_def.pb --output reference.npz
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
 from dataset.image_folder import list_images
 from dataset.image_loader import CenterCrops
+from dataset.sampler import spread
+from evaluation.adm_metrics import RunningStatistics
+from evaluation.classifier import ClassifierExtractor
+from evaluation.features import Extractor
+from evaluation.inception import InceptionExtractor
+from evaluation.npz import NpzImages, read_small
 from utils.atomic import write_atomically
-from utils.errors import entry_point
+from utils.distributed import init_process
+from utils.errors import UserError, entry_point
+
+BATCH_SIZE = 64
+
+
+def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray]:
+    """Batches (n, S, S, 3) uint8 of centre crops, how many images, and their classes."""
+    images = list_images(args.data_path, args.split)
+    chosen = spread(len(images), args.max_images or len(images))
+    crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
+    loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)
+    return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(chosen), images.labels[chosen]
+
+
+def npz_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray | None]:
+    """The images of another .npz as they are."""
+    images = NpzImages(args.npz)
+    return images.batches(BATCH_SIZE), len(images), read_small(args.npz, ("arr_1",)).get("arr_1")
+
+
+def collect(
+    batches: Iterator[np.ndarray], total: int, extractor: Extractor | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """All images, and `mu, sigma, mu_s, sigma_s` where a network is given."""
+    kept: list[np.ndarray] = []
+    sums: tuple[RunningStatistics, ...] = ()
+    with tqdm(total=total, unit="image", desc="reference images", mininterval=1.0) as bar:
+        for batch in batches:
+            kept.append(batch)
+            if extractor is not None:
+                features = extractor(torch.from_numpy(batch))
+                sums = sums or tuple(RunningStatistics(x.shape[1]) for x in (features.pool, features.spatial))
+                sums[0].add(features.pool)
+                sums[1].add(features.spatial)
+            bar.update(len(batch))
+    found = {}
+    for ending, running in zip(("", "_s"), sums, strict=False):
+        statistics = running.statistics()
+        found |= {f"mu{ending}": statistics.mu.numpy(), f"sigma{ending}": statistics.sigma.numpy()}
+    return np.concatenate(kept), found
 
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--img_size", type=int, default=256, help="side of the centre crops in pixels")
-    parser.add_argument("--output", type=Path, required=True, help=".npz file to write")
-    parser.add_argument("--num_workers", type=int, default=0, help="decoding processes")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>")
+    source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
+    add("--split", default="val", help="sub-folder of --data_path (default: val)")
+    add("--img_size", type=int, default=256, help="side of the centre crops in pixels (default: 256)")
+    add("--max_images", type=int, help="of --data_path, spread evenly; default: all")
+    add("--output", type=Path, required=True, help=".npz file to write")
+    add("--inception", help="store the statistics of these Inception weights (.pth or .pb), too")
+    add("--classifier", help="store those of this classifier (evaluation/train_classifier.py)")
+    add("--num_workers", type=int, default=0, help="decoding processes (default: 0)")
+    add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     args = parser.parse_args()
-    images = list_images(args.data_path, args.split)
-    loader = DataLoader(CenterCrops(images, args.img_size, center_crop), 256, num_workers=args.num_workers)
-    crops = [b.permute(0, 2, 3, 1).numpy() for b in tqdm(loader, desc="reference images", mininterval=1.0)]
-    array = np.ascontiguousarray(np.concatenate(crops))
-    write_atomically(args.output, lambda f: np.savez(f, arr_0=array, arr_1=images.labels))
-    print(f"wrote {args.output}: {len(array)} images")
+    device, extractor = init_process(args.device).device, None
+    if args.inception and args.classifier:
+        raise UserError("--inception and --classifier: the statistics of one network only fit into a file")
+    if args.inception:
+        extractor = InceptionExtractor(args.inception, device)
+    elif args.classifier:
+        extractor = ClassifierExtractor(args.classifier, device)
+    batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
+    images, found = collect(batches, total, extractor)
+    arrays = {"arr_0": images, **({} if labels is None else {"arr_1": labels}), **found}
+    write_atomically(args.output, lambda f: np.savez(f, **arrays))
+    made = f" and statistics of {extractor.name}" if extractor else ""
+    print(f"wrote {args.output}: {len(images)} images{made}")
 
 
 if __name__ == "__main__":

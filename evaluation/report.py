@@ -1,9 +1,11 @@
-"""ADM's five numbers for a file of samples against a reference file."""
+"""ADM's numbers, and some more, for a file of samples against a reference file."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from evaluation.adm_metrics import (
     NEIGHBOUR,
@@ -13,67 +15,127 @@ from evaluation.adm_metrics import (
     precision_recall,
     statistics,
 )
-from evaluation.features import Extractor, extract
+from evaluation.bootstrap import fid_interval
+from evaluation.features import Extractor, Features, extract
+from evaluation.kid import kernel_distance
 from evaluation.npz import NpzImages, read_small
 from utils.errors import UserError
 
 REFERENCE_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
+CUSTOMARY_SAMPLES = 50_000
+METRICS = ("is", "fid", "sfid", "pr", "kid")
+ADM_METRICS = METRICS[:4]
+ADM_NAMES = {
+    "inception_score": "Inception Score",
+    "fid": "FID",
+    "sfid": "sFID",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+OTHER_NAMES = {
+    "kid": "KID",
+    "kid_std": "KID, standard deviation over subsets",
+    "fid_low": "FID, 95 % interval from",
+    "fid_high": "FID, 95 % interval to",
+}
 
 
 @dataclass(frozen=True)
 class Report:
-    inception_score: float
-    fid: float
-    sfid: float
-    precision: float
-    recall: float
+    values: dict[str, float]
 
     def lines(self) -> str:
-        """The five lines that scripts around ADM's evaluator parse."""
-        return "\n".join(
-            f"{name}: {value}"
-            for name, value in (
-                ("Inception Score", self.inception_score),
-                ("FID", self.fid),
-                ("sFID", self.sfid),
-                ("Precision", self.precision),
-                ("Recall", self.recall),
-            )
+        """`name: value` lines; ADM's five, which scripts parse, come last and in ADM's order."""
+        names = OTHER_NAMES | ADM_NAMES
+        return "\n".join(f"{name}: {self.values[key]}" for key, name in names.items() if key in self.values)
+
+
+def warnings_for(reference: NpzImages, samples: NpzImages, num_features: int) -> list[str]:
+    """What makes these numbers mean less than they seem to."""
+    found, n = [], len(samples)
+    if n < num_features:
+        found.append(f"{n} samples for {num_features} features: their covariance is singular, FID far too high")
+    elif abs(n - CUSTOMARY_SAMPLES) > CUSTOMARY_SAMPLES // 10:
+        found.append(f"{n} samples: FID depends on the number, and published values are of {CUSTOMARY_SAMPLES}")
+    if samples.shape[1:] != reference.shape[1:]:
+        sizes = [f"{shape[2]}x{shape[1]}" for shape in (samples.shape, reference.shape)]
+        found.append(f"samples are {sizes[0]}, reference images {sizes[1]}: resizing shows in every number")
+    return found
+
+
+def _check_width(name: str, stored: torch.Tensor | None, ours: int, reference: object, extractor: Extractor) -> None:
+    if stored is not None and len(stored) != ours:
+        raise UserError(
+            f"{reference}: its statistics are of {len(stored)} {name} features, the samples have {ours} with"
+            f" {extractor.name}: another network made them, or the images differ in size"
         )
 
 
-def evaluate_npz(reference: str | Path, samples: str | Path, extractor: Extractor, batch_size: int) -> Report:
-    """Evaluate SAMPLES.npz against REF.npz.
+def evaluate_npz(
+    reference: str | Path,
+    samples: str | Path,
+    extractor: Extractor,
+    batch_size: int,
+    *,
+    metrics: tuple[str, ...] = ADM_METRICS,
+    bootstrap: int = 0,
+) -> Report | None:
+    """Evaluate SAMPLES.npz against REF.npz on all processes; the main one gets the report, others None.
 
+    metrics: of `METRICS`; bootstrap: resamplings for an interval of FID, 0 for none.
     Statistics stored in the reference (`mu, sigma, mu_s, sigma_s`, as in ADM's VIRTUAL files) take
-    the place of those of its images.
+    the place of those of its images. Raises UserError.
     """
+    unknown = set(metrics) - set(METRICS)
+    if unknown or not metrics:
+        raise UserError(f"unknown metrics {','.join(sorted(unknown))}: choose of {','.join(METRICS)}")
+    state = PartialState()
     reference_images, sample_images = NpzImages(reference), NpzImages(samples)
-    stored = read_small(reference, REFERENCE_STATISTICS)
-    r = extract(extractor, reference_images.batches(batch_size), len(reference_images), "reference")
-    s = extract(extractor, sample_images.batches(batch_size), len(sample_images), "samples")
-    for features, path in ((r, reference), (s, samples)):
-        if len(features.pool) <= NEIGHBOUR:
-            raise UserError(f"{path} has {len(features.pool)} images; more than {NEIGHBOUR} are needed")
-    for name, theirs, ours in (
-        ("pool", stored["mu"].shape[0] if "mu" in stored else r.pool.shape[1], s.pool.shape[1]),
-        ("spatial", stored["mu_s"].shape[0] if "mu_s" in stored else r.spatial.shape[1], s.spatial.shape[1]),
-    ):
-        if theirs != ours:
-            raise UserError(
-                f"{reference} and {samples} do not compare: {theirs} and {ours} {name} features with {extractor.name}"
-                " (another network made the reference's statistics, or the images differ in size)"
-            )
-    if len(stored) == len(REFERENCE_STATISTICS):
-        mu, sigma, mu_s, sigma_s = (torch.from_numpy(stored[k]).double() for k in REFERENCE_STATISTICS)
-        pool_statistics, spatial_statistics = Statistics(mu, sigma), Statistics(mu_s, sigma_s)
-    else:
-        pool_statistics, spatial_statistics = statistics(r.pool), statistics(r.spatial)
-    precision, recall = precision_recall(r.pool, s.pool)
-    return Report(
-        inception_score(s.logits),
-        frechet_distance(pool_statistics, statistics(s.pool)),
-        frechet_distance(spatial_statistics, statistics(s.spatial)),
-        precision,
-        recall,
-    )
+    for images in (reference_images, sample_images):
+        if len(images) <= NEIGHBOUR:
+            raise UserError(f"{images.path} has {len(images)} images; more than {NEIGHBOUR} are needed")
+    stored = {k: torch.from_numpy(v).double() for k, v in read_small(reference, REFERENCE_STATISTICS).items()}
+    if len(stored) < len(REFERENCE_STATISTICS):
+        stored = {}
+    needs_images = {"pr", "kid"} & set(metrics) or ({"fid", "sfid"} & set(metrics) and not stored)
+    r = extract(extractor, reference_images, batch_size, "reference") if needs_images else None
+    s = extract(extractor, sample_images, batch_size, "samples")
+    if not state.is_main_process:
+        return None
+    for warning in warnings_for(reference_images, sample_images, extractor.num_features):
+        print(f"warning: {warning}", file=sys.stderr)
+    _check_width("pool", stored.get("mu"), s.pool.shape[1], reference, extractor)
+    _check_width("spatial", stored.get("mu_s"), s.spatial.shape[1], reference, extractor)
+    if r is not None and "sfid" in metrics and not stored and r.spatial.shape[1] != s.spatial.shape[1]:
+        raise UserError(f"{reference} and {samples} do not compare: images of different sizes have no common sFID")
+    return Report(_compute(r, s, stored, metrics, bootstrap, state.device))
+
+
+def _compute(
+    r: Features | None,
+    s: Features,
+    stored: dict[str, torch.Tensor],
+    metrics: tuple[str, ...],
+    bootstrap: int,
+    device: torch.device,
+) -> dict[str, float]:
+    values: dict[str, float] = {}
+    pool = s.pool.to(device)
+    if "is" in metrics:
+        values["inception_score"] = inception_score(s.logits)
+    if "fid" in metrics:
+        target = Statistics(stored["mu"], stored["sigma"]) if stored else statistics(r.pool)
+        target = Statistics(target.mu.to(device), target.sigma.to(device))
+        values["fid"] = frechet_distance(target, statistics(pool))
+        if bootstrap:
+            values["fid_low"], values["fid_high"] = fid_interval(target, pool, bootstrap)
+    if "sfid" in metrics:
+        target = Statistics(stored["mu_s"], stored["sigma_s"]) if stored else statistics(r.spatial)
+        values["sfid"] = frechet_distance(
+            Statistics(target.mu.to(device), target.sigma.to(device)), statistics(s.spatial.to(device))
+        )
+    if "pr" in metrics:
+        values["precision"], values["recall"] = precision_recall(r.pool.to(device), pool)
+    if "kid" in metrics:
+        values["kid"], values["kid_std"] = kernel_distance(r.pool.to(device), pool)
+    return values

@@ -113,7 +113,7 @@ class CodeSampler:
         range, which would be other rows of the embedding table.
         """
         *_, codes = self.steps(class_ids, noise)
-        return self.generator.finish(codes)
+        return self.generator.finish(codes.clone())  # the next batch may be drawn in the same place
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
     def steps(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:

@@ -87,7 +87,7 @@ def main() -> None:
     plot_runs({run: output / run for run, _ in PANELS}, PANELS, output / "curves.png")
 
     judge = ClassifierExtractor(output / "classifier.safetensors")
-    logits = extract(judge, NpzImages(output / "samples.npz").batches(256), len(samples), "judging samples").logits
+    logits = extract(judge, NpzImages(output / "samples.npz"), 256, "judging samples").logits
     agreement = float((logits.argmax(1).numpy() == labels).mean())
     reference, reference_labels = all_images(output / "reference.npz")
     evaluation = json.loads((output / "evaluation.json").read_text())

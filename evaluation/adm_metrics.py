@@ -14,7 +14,7 @@ from torch import Tensor
 
 INCEPTION_SCORE_SPLIT = 5000
 NEIGHBOUR = 3
-BLOCK = 4096  # rows of a distance matrix held at a time
+BLOCK = 5000  # rows of a distance matrix held at a time
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,14 @@ def statistics(features: np.ndarray | Tensor) -> Statistics:
     """features: (n, d), n >= 2. The covariance is the unbiased one, over n - 1."""
     x = torch.as_tensor(features).double()
     mu = x.mean(0)
-    x = x - mu
-    return Statistics(mu, x.T @ x / (len(x) - 1))
+    return Statistics(mu, _gram(x - mu) / (len(x) - 1))
+
+
+def _gram(x: Tensor) -> Tensor:
+    """x^T x, float64."""
+    if x.device.type == "cpu":  # numpy's product knows that the result is symmetric: half the work
+        return torch.from_numpy(np.dot(x.numpy().T, x.numpy()))
+    return x.T @ x
 
 
 class RunningStatistics:
@@ -47,7 +53,7 @@ class RunningStatistics:
         x = torch.as_tensor(features, device=self._sum.device).double()
         self._count += len(x)
         self._sum += x.sum(0)
-        self._outer += x.T @ x
+        self._outer += _gram(x)
 
     def reduced(self, reduce: Callable[[Tensor], Tensor]) -> "RunningStatistics":
         """The statistics of all processes; `reduce` sums a tensor over them."""
@@ -63,12 +69,14 @@ class RunningStatistics:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mu_a - mu_b|^2 + tr(A) + tr(B) - 2 tr((A B)^1/2).
 
-    tr((A B)^1/2) is the sum of the roots of the eigenvalues of A^1/2 B A^1/2, a symmetric matrix:
-    faster and steadier than a general matrix square root, and the same number.
+    tr((A B)^1/2) is the sum of the roots of the eigenvalues of R^T B R with A = R R^T, a symmetric
+    matrix: faster and steadier than a general matrix square root, and the same number.
     """
-    values, vectors = torch.linalg.eigh(a.sigma)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    product = root @ b.sigma @ root
+    root, failed = torch.linalg.cholesky_ex(a.sigma)
+    if failed:  # a singular A, of fewer images than features
+        values, vectors = torch.linalg.eigh(a.sigma)
+        root = vectors * values.clamp_min(0).sqrt()
+    product = root.T @ b.sigma @ root
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
     distance = (a.mu - b.mu).square().sum() + a.sigma.trace() + b.sigma.trace() - 2 * cross
     return float(distance)
@@ -90,16 +98,27 @@ def inception_score(logits: np.ndarray | Tensor, split_size: int = INCEPTION_SCO
 
 def _squared_distances(u: Tensor, v: Tensor) -> Tensor:
     """max(|u|^2 - 2 u.v + |v|^2, 0), (n, m) float32."""
-    return (u.square().sum(1, keepdim=True) - 2 * u @ v.T + v.square().sum(1)).clamp_min(0)
+    distances = (u @ v.T).mul_(-2)
+    return distances.add_(u.square().sum(1, keepdim=True)).add_(v.square().sum(1)).clamp_min_(0)
 
 
 def _radii(x: Tensor) -> Tensor:
     """Squared distance of each point to its 3rd nearest other point, (n,)."""
-    radii = []
-    for block in x.split(BLOCK):
-        # The smallest distance of all is that to the point itself.
-        radii.append(_squared_distances(block, x).kthvalue(NEIGHBOUR + 1, dim=1).values)
-    return torch.cat(radii)
+    blocks = x.split(BLOCK)
+    # Itself and the three nearest others of each point, so far.
+    nearest = [x.new_full((len(block), NEIGHBOUR + 1), torch.inf) for block in blocks]
+
+    def update(i: int, distances: Tensor) -> None:
+        candidates = torch.cat([nearest[i], distances], dim=1)
+        nearest[i] = candidates.topk(NEIGHBOUR + 1, dim=1, largest=False).values
+
+    for i, block in enumerate(blocks):
+        for j in range(i, len(blocks)):  # distances are symmetric: each pair of blocks serves both
+            distances = _squared_distances(block, blocks[j])
+            update(i, distances)
+            if i != j:
+                update(j, distances.T.contiguous())
+    return torch.cat([n[:, -1] for n in nearest])
 
 
 def precision_recall(reference: np.ndarray | Tensor, samples: np.ndarray | Tensor) -> tuple[float, float]:
@@ -112,10 +131,11 @@ def precision_recall(reference: np.ndarray | Tensor, samples: np.ndarray | Tenso
         raise ValueError(f"precision and recall need more than {NEIGHBOUR} images on either side")
     r, s = (torch.as_tensor(x).half().float() for x in (reference, samples))
     radii_r, radii_s = _radii(r), _radii(s)
-    inside_s = torch.zeros(len(s), dtype=torch.bool, device=s.device)
-    inside_r = []
-    for block, radii in zip(r.split(BLOCK), radii_r.split(BLOCK), strict=True):
-        distances = _squared_distances(block, s)
-        inside_s |= (distances <= radii[:, None]).any(0)
-        inside_r.append((distances <= radii_s).any(1))
-    return float(inside_s.float().mean()), float(torch.cat(inside_r).float().mean())
+    inside_s, inside_r = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in (s, r))
+    for i in range(0, len(r), BLOCK):
+        for j in range(0, len(s), BLOCK):
+            a, b = slice(i, i + BLOCK), slice(j, j + BLOCK)
+            distances = _squared_distances(r[a], s[b])
+            inside_s[b] |= (distances <= radii_r[a, None]).any(0)
+            inside_r[a] |= (distances <= radii_s[b]).any(1)
+    return float(inside_s.float().mean()), float(inside_r.float().mean())

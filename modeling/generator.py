@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from modeling.interfaces import GENERATORS
 from modeling.kernels import EAGER, attend, compiled, gate, rms_norm, split_heads
-from modeling.packed_linear import can_pack, pack_linears
+from modeling.packed_linear import pack_linears
 from modeling.rope import rotary_table
 from modeling.run_blocks import run_blocks
+from utils.cpu import can_pack
 
 INIT_STD = 0.02
 SWIGLU_MULTIPLE = 256

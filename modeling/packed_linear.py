@@ -44,11 +44,6 @@ _library.impl("packed_linear", _packed_linear, "CPU")
 _library.impl("packed_linear", lambda x, number, features: x.new_empty(*x.shape[:-1], features), "Meta")
 
 
-def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-
-
 def pack_linears(model: nn.Module, rows: int) -> None:
     """Replace every `nn.Linear` inside `model`, in place and for good."""
     for name, child in model.named_children():

@@ -62,3 +62,32 @@ def test_frechet_distance_of_shifted_sets_is_the_squared_shift():
     sigma = torch.eye(5).double()
     a, b = Statistics(torch.zeros(5).double(), sigma), Statistics(torch.full((5,), 2.0).double(), sigma)
     assert frechet_distance(a, b) == pytest.approx(20.0)
+
+
+def test_frechet_distance_with_fewer_images_than_features():
+    """A singular covariance has no Cholesky factor."""
+    rng = np.random.default_rng(0)
+    a, b = (statistics(rng.standard_normal((n, 12)) + shift) for n, shift in ((6, 0), (8, 1)))
+    assert torch.linalg.matrix_rank(a.sigma) < 12
+    root = scipy.linalg.sqrtm(
+        (a.sigma + 1e-10 * torch.eye(12)).numpy() @ (b.sigma + 1e-10 * torch.eye(12)).numpy()
+    ).real
+    direct = (a.mu - b.mu).square().sum() + a.sigma.trace() + b.sigma.trace() - 2 * np.trace(root)
+    assert frechet_distance(a, b) == pytest.approx(float(direct), abs=1e-3)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6)
+
+
+def test_precision_and_recall_across_blocks(monkeypatch):
+    """Blocks of any size give the definition's numbers."""
+    rng = np.random.default_rng(0)
+    r, s = rng.standard_normal((47, 5)), rng.standard_normal((38, 5)) * 1.3
+    r, s = (x.astype(np.float16).astype(np.float64) for x in (r, s))
+
+    def squared(u, v):
+        return ((u[:, None] - v[None]) ** 2).sum(-1)
+
+    radius_r, radius_s = np.sort(squared(r, r), 1)[:, 3], np.sort(squared(s, s), 1)[:, 3]
+    expected = (squared(r, s) <= radius_r[:, None]).any(0).mean(), (squared(r, s) <= radius_s).any(1).mean()
+    for size in (3, 10, 5000):
+        monkeypatch.setattr("evaluation.adm_metrics.BLOCK", size)
+        assert precision_recall(r, s) == pytest.approx(expected, abs=1e-6)

@@ -15,12 +15,13 @@ from dataset.imagenet_names import class_id
 from dataset.sample_shards import SampleShards
 from modeling.build import cast_parameters
 from modeling.guidance import guidance_scale
-from modeling.packed_linear import PackedLinear, can_pack
+from modeling.packed_linear import PackedLinear
 from modeling.pipeline import AliTokPipeline, save_pretrained
 from modeling.sampler import CodeSampler, SamplingSettings, draw, image_noise, keep_likely, sample_codes
 from tests import toy
 from tests.conftest import ROOT
 from tests.launch import kill, run, start
+from utils.cpu import can_pack
 from utils.errors import UserError
 from utils.weights import export_weights
 

@@ -1,4 +1,4 @@
-"""Settings that make PyTorch usable on a CPU; without effect on the results."""
+"""What makes PyTorch fast on a CPU; without effect on the results but for rounding."""
 
 import ctypes
 import os
@@ -27,3 +27,8 @@ def tune_for_cpu() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
     except (OSError, AttributeError):
         pass  # another C library: nothing to tune
+
+
+def can_pack() -> bool:
+    """Whether this PyTorch has oneDNN's packed weights."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

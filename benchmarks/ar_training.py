@@ -9,7 +9,6 @@ measured peak of one large matrix product in the same precision.
 """
 
 import argparse
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.machine import announce
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from dataset.cache_metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
 from dataset.cache_writer import cache_writer
@@ -142,8 +142,7 @@ def main() -> None:
     parser.add_argument("--memory", type=lambda s: [int(x) for x in s.split(",")], help="peak memory of batch sizes")
     parser.add_argument("overrides", nargs="*", help="dotted.key=value, as for train_ar.py")
     args = parser.parse_args()
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    print(f"{name}, torch {torch.__version__}, {vars(args)}")
+    announce(args)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         write_cache(scratch / "cache", load(args, scratch, 1), 4096)

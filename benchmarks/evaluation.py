@@ -7,7 +7,6 @@ Features are random numbers with the dimensions of Inception's; no timing depend
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 
@@ -15,9 +14,9 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from benchmarks.machine import announce
 from evaluation.adm_metrics import NEIGHBOUR, frechet_distance, inception_score, precision_recall, statistics
 from evaluation.inception import InceptionExtractor
-from utils.cpu import tune_for_cpu
 from utils.throughput import synchronize
 
 POOL, SPATIAL, CLASSES = 2048, 2023, 1008
@@ -127,11 +126,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=64)
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        tune_for_cpu()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, torch {torch.__version__}, {vars(args)}")
+    device = announce(args)
     (measure_network if args.inception else measure_statistics)(args, device)
 
 

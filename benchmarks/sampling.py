@@ -11,7 +11,6 @@ copying a large tensor. Without --checkpoint the weights are random, which chang
 
 import argparse
 import copy
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -20,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.machine import announce
 from benchmarks.reference_sampler import plain_sample
 from dataset.sample_shards import SampleShards
 from modeling.build import build_generator, build_tokenizer, frozen, load_generator
 from modeling.pipeline import AliTokPipeline
 from modeling.sampler import SamplingSettings, image_noise, sample_codes
 from utils.config import load_config
-from utils.cpu import tune_for_cpu
 from utils.images import to_bytes
 from utils.schema import ARConfig
 from utils.throughput import synchronize
@@ -182,11 +181,7 @@ def main() -> None:
     parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over so many images instead")
     parser.add_argument("--scratch", help="folder whose disk is written to")
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        tune_for_cpu()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, torch {torch.__version__}, {vars(args)}")
+    device = announce(args)
     config = load_config(ARConfig, "", [f"config={args.config}", "experiment.output_dir=unused"])
     (measure_divergence if args.kl else measure)(args, config, device)
 

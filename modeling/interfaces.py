@@ -36,7 +36,8 @@ class Generator(Protocol):
     """Codes and classes <-> next-code logits. Implementations are `torch.nn.Module`s.
 
     A generator that visits the codes in an order of its own keeps that to itself: codes enter
-    and leave `loss` and `finish` in the tokenizer's order.
+    and leave `loss` and `finish` in the tokenizer's order. One that has a method
+    `optimize_for_sampling(rows, compile)` is told once that it will be used for sampling alone.
     """
 
     num_codes: int

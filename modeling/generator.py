@@ -213,7 +213,7 @@ class AliTokGenerator(nn.Module):
         """Make `step` fast with inputs of `rows` rows; the model is for sampling alone from then on."""
         device = self.embeddings.weight.device.type
         if device == "cpu":
-            if can_pack():
+            if can_pack(self.embeddings.weight.dtype):
                 pack_linears(self, rows)
             self._whole_step = torch.compile(self._step_pure) if compile else None
         elif compile:

@@ -13,7 +13,8 @@ import sys
 from utils import tracking
 tracking.WANDB_TIMEOUT = 2
 config = {"experiment": {"project": "test", "name": "run"}}
-tracker = tracking.Tracker(sys.argv[1], config, use_wandb=True, enabled=True)
+resumed = len(sys.argv) > 2
+tracker = tracking.Tracker(sys.argv[1], config, use_wandb=True, enabled=True, resumed=resumed)
 tracker.log(1, {"loss": 0.5})
 tracker.close()
 """
@@ -26,6 +27,17 @@ def test_wandb_offline_and_unreachable(tmp_path, monkeypatch, environment, warns
     assert read_log(tmp_path) == [{"step": 1, "loss": 0.5}]
     assert list((tmp_path / "wandb").glob("offline-run-*"))
     assert ("wandb cannot be reached" in output) == warns
+
+
+def test_a_resumed_training_goes_on_with_its_wandb_run(tmp_path):
+    quiet = OFFLINE | {"WANDB_SILENT": "true"}
+    ids = []
+    for resumed in ((), ("resumed",), ()):
+        run("-c", LOG_ONE_LINE, tmp_path, *resumed, environment=quiet)
+        ids.append((tmp_path / "wandb_run_id.txt").read_text().strip())
+    assert ids[0] == ids[1] != ids[2]
+    named = [folder.name.rpartition("-")[2] for folder in (tmp_path / "wandb").glob("offline-run-*")]
+    assert set(named) == set(ids)
 
 
 def test_tensorboard_has_the_numbers(tmp_path):

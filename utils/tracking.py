@@ -1,6 +1,7 @@
 """Where a training writes its numbers: always a JSONL file, and wandb or TensorBoard beside it."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ class Tracker:
     cannot start or be reached costs a warning, never the training.
     """
 
-    def __init__(self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool):
+    def __init__(
+        self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool, resumed: bool = False
+    ):
+        """resumed: go on with the wandb run that this folder had before."""
         self.enabled = enabled
+        self._resumed = resumed
         self._wandb = self._board = None
         if not enabled:
             return
@@ -44,12 +49,21 @@ class Tracker:
         """A run of WANDB_MODE's kind; an offline one where the server or the login is missing."""
         experiment = config["experiment"]
         chosen = {"project": experiment["project"], "name": experiment["name"], "dir": str(self.path.parent)}
+        chosen |= {"id": self._run_id(), "resume": "allow"}
         try:
             settings = wandb.Settings(init_timeout=WANDB_TIMEOUT)
             return wandb.init(**chosen, config=config, settings=settings)
         except Exception as error:
             print(f"warning: wandb cannot be reached ({_first_line(error)}); logging offline, see `wandb sync`")
             return wandb.init(**chosen, config=config, mode="offline")
+
+    def _run_id(self) -> str:
+        record = self.path.parent / "wandb_run_id.txt"
+        if self._resumed and record.is_file():
+            return record.read_text().strip()
+        run_id = secrets.token_hex(4)
+        record.write_text(run_id + "\n")
+        return run_id
 
     def log(self, step: int, values: dict[str, float]) -> None:
         if not self.enabled:

@@ -276,6 +276,7 @@ class TrainingLoop(ABC):
             asdict(config),
             use_wandb=config.training.enable_wandb,
             enabled=accelerator.is_main_process,
+            resumed=self.step > 0,
         )
         with StopSignal(accelerator) as stop:
             self._train(tracker, stop)

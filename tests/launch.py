@@ -65,3 +65,9 @@ def run(
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most. (getrusage would count its parent's before exec, too.)"""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

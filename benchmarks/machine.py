@@ -1,0 +1,18 @@
+"""The machine that a benchmark runs on."""
+
+import argparse
+import platform
+
+import torch
+
+from utils.cpu import tune_for_cpu
+
+
+def announce(args: argparse.Namespace) -> torch.device:
+    """Print machine, torch and arguments, as every figure needs them; a GPU if there is one, else the tuned CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        tune_for_cpu()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    print(f"{name}, torch {torch.__version__}, {vars(args)}", flush=True)
+    return device

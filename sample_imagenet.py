@@ -5,6 +5,7 @@ torchrun --nproc_per_node=8 sample_imagenet.py config=configs/alitok_b.yaml \\
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -48,19 +49,15 @@ def settings_of(config: ARConfig) -> SamplingSettings:
         raise UserError(f"sampling: {error}") from error
 
 
-def identity_of(config: ARConfig, tokenizer: Tokenizer, generator: Generator, precision: str) -> dict:
+def identity_of(
+    config: ARConfig, settings: SamplingSettings, tokenizer: Tokenizer, generator: Generator, precision: str
+) -> dict:
     """All that decides the images, by name."""
-    settings = config.model.generator
     return {
         "tokenizer": fingerprint(tokenizer.state_dict()),
         "generator": fingerprint(generator.state_dict()),
-        "seed": settings.seed,
-        "guidance_scale": settings.guidance_scale,
-        "guidance_scale_pow": settings.guidance_scale_pow,
-        "guidance_schedule": config.sampling.guidance_schedule,
-        "temperature": settings.randomize_temperature,
-        "top_k": config.sampling.top_k,
-        "top_p": config.sampling.top_p,
+        "seed": config.model.generator.seed,
+        **asdict(settings),
         "class_ids": config.sampling.class_ids,
         "precision": precision,
     }
@@ -105,7 +102,7 @@ def main() -> None:
     check_fit(tokenizer, generator)
     classes = class_of_image(config, generator.num_classes)
     precision = sampling.precision or default_precision(state.device)
-    identity = identity_of(config, tokenizer, generator, precision)
+    identity = identity_of(config, settings, tokenizer, generator, precision)
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
     with state.main_process_first():
         complete = shards.begin()

@@ -7,17 +7,14 @@ Features are random numbers with the dimensions of Inception's; no timing depend
 """
 
 import argparse
-import time
-from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
 import torch
 
-from benchmarks.machine import announce
+from benchmarks.machine import announce, timed
 from evaluation.adm_metrics import NEIGHBOUR, frechet_distance, inception_score, precision_recall, statistics
 from evaluation.inception import InceptionExtractor
-from utils.throughput import synchronize
 
 POOL, SPATIAL, CLASSES = 2048, 2023, 1008
 BLOCK = 2000
@@ -53,14 +50,6 @@ def plain_precision_recall(r: np.ndarray, s: np.ndarray) -> tuple[float, float]:
         inside_s |= (d <= radii_r[i : i + BLOCK, None]).any(0)
         inside_r.append((d <= radii_s).any(1))
     return float(inside_s.mean()), float(np.concatenate(inside_r).mean())
-
-
-def timed(work: Callable, device: torch.device) -> tuple[float, object]:
-    synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return time.perf_counter() - start, result
 
 
 def measure_statistics(args: argparse.Namespace, device: torch.device) -> None:

@@ -2,10 +2,14 @@
 
 import argparse
 import platform
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from utils.cpu import tune_for_cpu
+from utils.throughput import synchronize
 
 
 def announce(args: argparse.Namespace) -> torch.device:
@@ -16,3 +20,12 @@ def announce(args: argparse.Namespace) -> torch.device:
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     print(f"{name}, torch {torch.__version__}, {vars(args)}", flush=True)
     return device
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Seconds that `work` takes until the device has done it, and its result."""
+    synchronize(device)
+    start = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return time.perf_counter() - start, result

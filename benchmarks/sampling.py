@@ -12,14 +12,13 @@ copying a large tensor. Without --checkpoint the weights are random, which chang
 import argparse
 import copy
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import announce
+from benchmarks.machine import announce, timed
 from benchmarks.reference_sampler import plain_sample
 from dataset.sample_shards import SampleShards
 from modeling.build import build_generator, build_tokenizer, frozen, load_generator
@@ -28,7 +27,6 @@ from modeling.sampler import SamplingSettings, image_noise, sample_codes
 from utils.config import load_config
 from utils.images import to_bytes
 from utils.schema import ARConfig
-from utils.throughput import synchronize
 
 COPIED_BYTES = 1 << 29
 REPEATS = 5
@@ -39,14 +37,7 @@ def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written per second when a large tensor is copied."""
     source = torch.ones(COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
-    times = []
-    for _ in range(REPEATS):
-        synchronize(device)
-        start = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 2 * COPIED_BYTES / min(times)
+    return 2 * COPIED_BYTES / min(timed(lambda: target.copy_(source), device)[0] for _ in range(REPEATS))
 
 
 def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> float:
@@ -70,13 +61,9 @@ def timed_codes(pipeline: AliTokPipeline, class_ids: list[int], positions: int, 
     """Seconds for the first `positions` codes of one batch, after a warm-up."""
     for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
         noise = image_noise(0, range(len(class_ids)), pipeline.generator.num_codes)
-        synchronize(device)
-        start = time.perf_counter()
         steps = pipeline.sampler.steps(torch.tensor(class_ids, device=device), noise)
-        for _ in range(wanted):
-            next(steps)
-        synchronize(device)
-    return time.perf_counter() - start
+        seconds, _ = timed(lambda s=steps, n=wanted: [next(s) for _ in range(n)], device)
+    return seconds
 
 
 def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
@@ -96,25 +83,18 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
             compile=args.compile,
             batch_size=batch_size,
         )
+        guidance = config.model.generator
+        plain = (generator, torch.tensor(classes, device=device), guidance.guidance_scale, guidance.guidance_scale_pow)
         ours, theirs = [], []
         for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
             ours.append(timed_codes(pipeline, classes, positions, device))
-            synchronize(device)
-            start = time.perf_counter()
-            plain_sample(
-                generator,
-                torch.tensor(classes, device=device),
-                config.model.generator.guidance_scale,
-                config.model.generator.guidance_scale_pow,
-                positions,
-            )
-            synchronize(device)
-            theirs.append(time.perf_counter() - start)
+            theirs.append(timed(lambda arguments=plain: plain_sample(*arguments, positions), device)[0])
         seconds, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
         rows = batch_size * (2 if settings.scales(generator.num_codes) else 1)
         floor = step_bytes(generator, rows, positions, 2 if pipeline.precision == "bf16" else 4) / bandwidth
         codes = torch.randint(0, generator.codebook_size, (batch_size, generator.num_codes), device=device)
-        decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
+        for _ in range(2):  # the first time warms up
+            decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
         writing = timed_writing(images, args.scratch)
         step, plain_step = seconds / positions, float(np.median(theirs)) / positions
         drawing = step * generator.num_codes
@@ -128,22 +108,10 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
         )
 
 
-def timed(work, device: torch.device):
-    """Seconds of the second call, and its result."""
-    for _ in range(2):
-        synchronize(device)
-        start = time.perf_counter()
-        result = work()
-        synchronize(device)
-    return time.perf_counter() - start, result
-
-
 def timed_writing(images: np.ndarray, scratch: str | None) -> float:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         shards = SampleShards(Path(folder) / "out", len(images), images.shape[1], {})
-        start = time.perf_counter()
-        shards.write(0, images)
-        return time.perf_counter() - start
+        return timed(lambda: shards.write(0, images), torch.device("cpu"))[0]
 
 
 def step_logits(generator, class_ids: Tensor, codes: Tensor) -> Tensor:

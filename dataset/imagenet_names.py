@@ -2,14 +2,14 @@
 
 from functools import cache
 
-from timm.data import ImageNetInfo
-
 from utils.errors import UserError, nearest
 
 
 @cache
 def class_names() -> tuple[tuple[str, ...], ...]:
     """The names of each of the 1000 classes, in lower case; the first is the usual one."""
+    from timm.data import ImageNetInfo  # seconds of every start, for those who ask by name
+
     info = ImageNetInfo("imagenet-1k")
     descriptions = (info.index_to_description(i) for i in range(info.num_classes()))
     return tuple(tuple(name.strip().lower() for name in text.split(",")) for text in descriptions)

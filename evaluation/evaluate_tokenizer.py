@@ -21,9 +21,8 @@ from dataset.image_folder import ImageList, list_images, to_float
 from dataset.image_loader import CenterCrops, stack_decoded
 from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
-from evaluation.classifier import ClassifierExtractor
+from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
-from evaluation.inception import InceptionExtractor, inception_weights
 from evaluation.lpips import LPIPS, VGG16
 from evaluation.reconstruction import CodebookUsage, psnr, ssim
 from modeling.build import load_tokenizer
@@ -171,10 +170,8 @@ def main() -> None:
     with state.local_main_process_first():
         if "lpips" in wanted:
             lpips = LPIPS(get_weights("VGG16", VGG16.url, "--lpips_checkpoint", args.lpips_checkpoint)).to(state.device)
-        if "rfid" in wanted and args.classifier:
-            inception = ClassifierExtractor(args.classifier, state.device)
-        elif "rfid" in wanted:
-            inception = InceptionExtractor(inception_weights(args.inception), state.device)
+    if "rfid" in wanted:
+        inception = load_extractor(args.inception, args.classifier, state.device)
     evaluation = TokenizerEvaluation(
         images,
         tokenizer.image_size,

@@ -18,9 +18,8 @@ from dataset.image_folder import list_images
 from dataset.image_loader import CenterCrops
 from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics
-from evaluation.classifier import ClassifierExtractor
+from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
-from evaluation.inception import InceptionExtractor
 from evaluation.npz import NpzImages, read_small
 from utils.atomic import write_atomically
 from utils.distributed import init_process
@@ -85,10 +84,8 @@ def main() -> None:
     device, extractor = init_process(args.device).device, None
     if args.inception and args.classifier:
         raise UserError("--inception and --classifier: the statistics of one network only fit into a file")
-    if args.inception:
-        extractor = InceptionExtractor(args.inception, device)
-    elif args.classifier:
-        extractor = ClassifierExtractor(args.classifier, device)
+    if args.inception or args.classifier:
+        extractor = load_extractor(args.inception, args.classifier, device)
     batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
     images, found = collect(batches, total, extractor)
     arrays = {"arr_0": images, **({} if labels is None else {"arr_1": labels}), **found}

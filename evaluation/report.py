@@ -119,21 +119,22 @@ def _compute(
     bootstrap: int,
     device: torch.device,
 ) -> dict[str, float]:
+    def target_statistics(ending: str, kind: str) -> Statistics:
+        if stored:
+            return Statistics(stored[f"mu{ending}"].to(device), stored[f"sigma{ending}"].to(device))
+        return statistics(getattr(r, kind).to(device))
+
     values: dict[str, float] = {}
     pool = s.pool.to(device)
     if "is" in metrics:
         values["inception_score"] = inception_score(s.logits)
     if "fid" in metrics:
-        target = Statistics(stored["mu"], stored["sigma"]) if stored else statistics(r.pool)
-        target = Statistics(target.mu.to(device), target.sigma.to(device))
+        target = target_statistics("", "pool")
         values["fid"] = frechet_distance(target, statistics(pool))
         if bootstrap:
             values["fid_low"], values["fid_high"] = fid_interval(target, pool, bootstrap)
     if "sfid" in metrics:
-        target = Statistics(stored["mu_s"], stored["sigma_s"]) if stored else statistics(r.spatial)
-        values["sfid"] = frechet_distance(
-            Statistics(target.mu.to(device), target.sigma.to(device)), statistics(s.spatial.to(device))
-        )
+        values["sfid"] = frechet_distance(target_statistics("_s", "spatial"), statistics(s.spatial.to(device)))
     if "pr" in metrics:
         values["precision"], values["recall"] = precision_recall(r.pool.to(device), pool)
     if "kid" in metrics:

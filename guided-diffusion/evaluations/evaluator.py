@@ -11,8 +11,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from evaluation.classifier import ClassifierExtractor  # noqa: E402
-from evaluation.inception import InceptionExtractor, inception_weights  # noqa: E402
+from evaluation.extractors import load_extractor  # noqa: E402
 from evaluation.report import ADM_METRICS, METRICS, evaluate_npz  # noqa: E402
 from utils.atomic import write_atomically  # noqa: E402
 from utils.distributed import init_process  # noqa: E402
@@ -39,12 +38,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
     state = init_process(args.device)
-    if args.classifier:
-        extractor = ClassifierExtractor(args.classifier, state.device)
-    else:
-        with state.local_main_process_first():  # one download
-            weights = inception_weights(args.inception)
-        extractor = InceptionExtractor(weights, state.device)
+    extractor = load_extractor(args.inception, args.classifier, state.device)
     metrics = tuple(args.metrics.split(","))
     report = evaluate_npz(
         args.reference, args.samples, extractor, args.batch_size, metrics=metrics, bootstrap=args.bootstrap

@@ -48,7 +48,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor) -> T
 
     q, k, v: (B, heads, 1, d); past_k, past_v: (B, heads, n, d). Returns (B, heads, 1, d).
     Compiled, it reads the past once and in order; PyTorch's fused CPU kernel is made for many
-    queries and takes three times as long with one.
+    queries and takes up to five times as long with one (docs/benchmarks.md).
     """
     q = q.float() * q.shape[-1] ** -0.5
     scores = torch.cat([(q * past_k.float()).sum(-1), (q * k.float()).sum(-1)], dim=-1)

@@ -14,7 +14,7 @@ class PackedLinear(nn.Module):
     """A linear layer whose weight lies in the blocked layout that oneDNN's kernels read in one stream.
 
     With a few rows a product is as fast as its weight is read. `nn.Linear` keeps the weight in rows
-    and rearranges it in every call; here that is done once (docs/benchmarks.md: 1.3 to 3 times as
+    and rearranges it in every call; here that is done once (docs/benchmarks.md: 1.2 to 3 times as
     fast). For inference: the weight is no parameter any more.
     """
 

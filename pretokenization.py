@@ -34,6 +34,7 @@ def parse_arguments() -> argparse.Namespace:
 
     add("--data_path", "folder with SPLIT/<class>/<image>")
     add("--split", "sub-folder of --data_path to encode", default="train")
+    add("--max_images", "encode so many, spread evenly over the classes; all by default", type=int)
     add("--img_size", "side of the views in pixels", type=int, default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")
     add("--cached_path", "cache folder to write", type=Path, default=Path("cache_alitok"))
@@ -68,6 +69,7 @@ def encode(args: argparse.Namespace) -> None:
     checkpoint = args.tokenizer_checkpoint or TOKENIZER_CHECKPOINT
     config = read_tokenizer_config(config_file)
     images = list_images(args.data_path, args.split)
+    images = images.evenly(args.max_images) if args.max_images else images
     tokenizer = load_tokenizer(config, checkpoint, state.device)
     if args.img_size != tokenizer.image_size:
         raise UserError(f"--img_size is {args.img_size}, but {config_file} says {tokenizer.image_size}")

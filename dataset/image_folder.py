@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from dataset.sampler import spread
 from utils.errors import UserError, nearest
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
@@ -32,6 +33,11 @@ class ImageList:
 
     def path(self, index: int) -> Path:
         return self.root / self.paths[index]
+
+    def evenly(self, count: int) -> "ImageList":
+        """At most `count` of the images, spread evenly over the list and so over the classes."""
+        chosen = spread(len(self), count)
+        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
 
     def fingerprint(self) -> str:
         """SHA-256 over class names and paths."""

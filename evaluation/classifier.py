@@ -3,6 +3,7 @@ where Inception does not fit the images or its weights are not there."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -52,20 +53,27 @@ class Classifier(nn.Module):
         return self.features(images)[2]
 
 
+def read_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
+    """A network in evaluation mode and its facts (num_classes, img_size, val_accuracy) from a file
+    that `evaluation/train_classifier.py` wrote. Raises UserError."""
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            info = json.loads(file.metadata()["classifier"])
+        network = Classifier(info["num_classes"])
+        network.load_state_dict(safetensors.torch.load_file(str(path)))
+    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no classifier of this project ({error})") from error
+    return network.eval(), info
+
+
 class ClassifierExtractor:
     """Features from a classifier file written by `evaluation/train_classifier.py`."""
 
     def __init__(self, path: str | Path, device: torch.device | str = "cpu"):
-        try:
-            with safetensors.safe_open(str(path), "pt") as file:
-                self.info = json.loads(file.metadata()["classifier"])
-            state = safetensors.torch.load_file(str(path))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no classifier of this project ({error})") from error
-        self.network = Classifier(self.info["num_classes"])
-        self.network.load_state_dict(state)
-        self.network.to(device).eval()
+        self.network, self.info = read_classifier(path)
+        self.network.to(device)
         self.num_features = self.network.head.in_features
+        self.num_classes = self.network.head.out_features
         self.device = device
         self.name = f"classifier ({100 * self.info['val_accuracy']:.1f} % on its validation split)"
 
@@ -76,8 +84,8 @@ class ClassifierExtractor:
         return Features(*(t.cpu() for t in self.network.features(x)))
 
 
-def save_classifier(path: str | Path, network: Classifier, num_classes: int, val_accuracy: float) -> None:
-    info = {"num_classes": num_classes, "val_accuracy": val_accuracy}
+def save_classifier(path: str | Path, network: Classifier, img_size: int, val_accuracy: float) -> None:
+    info = {"num_classes": network.head.out_features, "img_size": img_size, "val_accuracy": val_accuracy}
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     part = Path(f"{path}.part")

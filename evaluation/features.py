@@ -33,6 +33,7 @@ class Features:
 class Extractor(Protocol):
     name: str
     num_features: int  # of the pool features
+    num_classes: int | None  # where the logits are of the classes of the data; None where they are of others
 
     def __call__(self, images: Tensor) -> Features:
         """images: (B, H, W, 3) uint8 -> Features on the CPU."""

@@ -37,6 +37,7 @@ class InceptionExtractor:
 
     name = "inception-v3-2015-12-05"
     num_features = 2048
+    num_classes = None
 
     def __init__(self, weights: str | Path, device: torch.device | str = "cpu"):
         """weights: torch-fidelity's .pth, or TensorFlow's classify_image_graph_def.pb. Raises UserError."""

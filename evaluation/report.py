@@ -23,7 +23,7 @@ from utils.errors import UserError
 
 REFERENCE_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 CUSTOMARY_SAMPLES = 50_000
-METRICS = ("is", "fid", "sfid", "pr", "kid")
+METRICS = ("is", "fid", "sfid", "pr", "kid", "agreement")
 ADM_METRICS = METRICS[:4]
 ADM_NAMES = {
     "inception_score": "Inception Score",
@@ -33,6 +33,7 @@ ADM_NAMES = {
     "recall": "Recall",
 }
 OTHER_NAMES = {
+    "agreement": "Class agreement",
     "kid": "KID",
     "kid_std": "KID, standard deviation over subsets",
     "fid_low": "FID, 95 % interval from",
@@ -97,6 +98,7 @@ def evaluate_npz(
     stored = {k: torch.from_numpy(v).double() for k, v in read_small(reference, REFERENCE_STATISTICS).items()}
     if len(stored) < len(REFERENCE_STATISTICS):
         stored = {}
+    labels = _sample_classes(samples, sample_images, extractor) if "agreement" in metrics else None
     needs_images = {"pr", "kid"} & set(metrics) or ({"fid", "sfid"} & set(metrics) and not stored)
     r = extract(extractor, reference_images, batch_size, "reference") if needs_images else None
     s = extract(extractor, sample_images, batch_size, "samples")
@@ -108,7 +110,22 @@ def evaluate_npz(
     _check_width("spatial", stored.get("mu_s"), s.spatial.shape[1], reference, extractor)
     if r is not None and "sfid" in metrics and not stored and r.spatial.shape[1] != s.spatial.shape[1]:
         raise UserError(f"{reference} and {samples} do not compare: images of different sizes have no common sFID")
-    return Report(_compute(r, s, stored, metrics, bootstrap, state.device))
+    values = _compute(r, s, stored, metrics, bootstrap, state.device)
+    if labels is not None:
+        values["agreement"] = float((s.logits.argmax(1) == labels).double().mean())
+    return Report(values)
+
+
+def _sample_classes(path: str | Path, images: NpzImages, extractor: Extractor) -> torch.Tensor:
+    """The classes that samples were drawn for, `arr_1` (n,), where the network can judge them."""
+    labels = read_small(path, ("arr_1",)).get("arr_1")
+    if extractor.num_classes is None:
+        raise UserError(f"agreement: {extractor.name} does not know the data's classes; it takes --classifier")
+    if labels is None or labels.shape != (len(images),):
+        raise UserError(f"agreement: {path} does not tell the class of each image (arr_1)")
+    if labels.min() < 0 or labels.max() >= extractor.num_classes:
+        raise UserError(f"agreement: {path} has class {labels.max()}, the classifier {extractor.num_classes} classes")
+    return torch.from_numpy(labels)
 
 
 def _compute(

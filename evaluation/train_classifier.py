@@ -20,7 +20,6 @@ from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 
 LEARNING_RATE = 2e-3
-SEED = 0
 
 
 def load_all(images: ImageList, size: int, num_workers: int) -> tuple[Tensor, Tensor]:
@@ -40,10 +39,10 @@ def accuracy(network: Classifier, crops: Tensor, labels: Tensor, device: torch.d
 
 
 def train(
-    crops: Tensor, labels: Tensor, num_classes: int, epochs: float, batch_size: int, device: torch.device
+    crops: Tensor, labels: Tensor, num_classes: int, epochs: float, batch_size: int, device: torch.device, seed: int
 ) -> Classifier:
     """Train on uint8 crops (n, 3, S, S); mirrored at random, as AR training's views are."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     network = Classifier(num_classes).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     steps = max(1, math.ceil(epochs * len(crops) / batch_size))
@@ -71,6 +70,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
     parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data order")
     parser.add_argument("--num_workers", type=int, default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():
@@ -81,9 +81,9 @@ def main() -> None:
     if training.classes != held_out.classes:
         raise UserError(f"{args.data_path}: train and val have different class folders")
     crops, labels = load_all(training, args.img_size, args.num_workers)
-    network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device)
+    network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device, args.seed)
     score = accuracy(network, *load_all(held_out, args.img_size, args.num_workers), device)
-    save_classifier(args.output, network, len(training.classes), score)
+    save_classifier(args.output, network, args.img_size, score)
     print(f"wrote {args.output}: {100 * score:.1f} % of {len(held_out)} validation images classified right")
 
 

@@ -16,6 +16,7 @@ from utils.cpu import can_pack
 
 INIT_STD = 0.02
 SWIGLU_MULTIPLE = 256
+CODE_ORDERS = ("raster", "reversed")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class GeneratorConfig:
     tok_dropout: float = 0.1
     class_label_dropout: float = 0.1
     image_seq_len: int = 273
+    code_order: str = "raster"
     condition_num_classes: int = 1000
     randomize_temperature: float = 1.0
     guidance_scale: float = 16.0
@@ -177,8 +179,11 @@ class AliTokGenerator(nn.Module):
         num_prefix = length - grid_size**2
         if num_prefix not in (0, grid_size + 1):
             raise ValueError(f"image_seq_len {length} is neither G*G nor G*G + G + 1 for any grid side G")
+        if config.code_order not in CODE_ORDERS:
+            raise ValueError(f"code_order '{config.code_order}' is not one of {CODE_ORDERS}")
         self.config = config
         self.num_codes = length
+        self.backwards = config.code_order == "reversed"
         self.codebook_size = config.codebook_size
         self.num_classes = config.condition_num_classes
         self.class_label_dropout = config.class_label_dropout
@@ -191,6 +196,8 @@ class AliTokGenerator(nn.Module):
         # On the CPU even where the model is built on the meta device: no file holds this buffer.
         with torch.device("cpu"):
             table = rotary_table(num_prefix, grid_size, width // heads)
+            if self.backwards:  # a code keeps its place in the image
+                table = torch.cat([table[:1], table[1:].flip(0)])
         self.register_buffer("rope", table, persistent=False)
         self._whole_step = None  # see `optimize_for_sampling`
         self.apply(self._init)
@@ -227,8 +234,8 @@ class AliTokGenerator(nn.Module):
     def forward(self, codes: Tensor, class_ids: Tensor) -> Tensor:
         """Logits of the next code at every position.
 
-        codes: (B, n) with 0 <= n <= T; class_ids: (B,). Returns (B, n + 1, K); entry t predicts
-        code t. In training mode class labels are dropped with probability class_label_dropout.
+        codes: (B, n) with 0 <= n <= T, in the order drawn; class_ids: (B,). Returns (B, n + 1, K);
+        entry t predicts code t. In training mode class labels are dropped with probability class_label_dropout.
         """
         if self.training and self.class_label_dropout:
             dropped = torch.rand(class_ids.shape, device=class_ids.device) < self.class_label_dropout
@@ -244,6 +251,7 @@ class AliTokGenerator(nn.Module):
 
         codes: (B, T), class_ids: (B,). The last code predicts nothing and is not fed.
         """
+        codes = codes.flip(1) if self.backwards else codes
         logits = self(codes[:, :-1], class_ids).float().flatten(0, 1)
         targets = codes.flatten()
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
@@ -292,5 +300,5 @@ class AliTokGenerator(nn.Module):
         return self.output(self.norm(x)), torch.stack(keys), torch.stack(values)
 
     def finish(self, codes: Tensor) -> Tensor:
-        """Codes are drawn in the tokenizer's order already."""
-        return codes
+        """codes: (B, T) in the order drawn -> in the tokenizer's order."""
+        return codes.flip(1) if self.backwards else codes

@@ -8,22 +8,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dataset.image_folder import list_images, to_float
-from dataset.image_loader import CenterCrops
-from dataset.sampler import spread
+from dataset.image_folder import list_images
 from evaluation.classifier import ClassifierExtractor
-from evaluation.features import extract
-from evaluation.npz import NpzImages, read_small
-from modeling.build import load_tokenizer
+from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from utils.atomic import write_atomically
-from utils.config import read_tokenizer_config
 from utils.errors import entry_point
-from utils.images import grid, labelled_rows, preview_scale, save_png
+from utils.images import labelled_rows, save_png
 from utils.plots import plot_runs
-from utils.tracking import read_log
+from utils.steps import step_seconds
+from utils.tracking import last_logged
 
 NUM_RECONSTRUCTIONS = 20
 SAMPLES_PER_CLASS = 10
@@ -37,16 +31,6 @@ PANELS = (
 )
 
 
-def last_logged(folder: Path, name: str) -> float:
-    return [row[name] for row in read_log(folder) if name in row][-1]
-
-
-def reconstruct(output: Path, stage: str, images: Tensor) -> Tensor:
-    folder = output / stage
-    tokenizer = load_tokenizer(read_tokenizer_config(folder / "config.yaml"), folder / "model.safetensors")
-    return tokenizer.decode(tokenizer.encode(images))
-
-
 def within_class_distance(images: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes of the root mean squared distance between two images of the class.
 
@@ -55,11 +39,6 @@ def within_class_distance(images: np.ndarray, labels: np.ndarray) -> float:
     x = images.reshape(len(images), -1).astype(np.float64) / 255
     # E|a - b|^2 over independent pairs is twice the variance.
     return float(np.mean([np.sqrt(2 * x[labels == c].var(0, ddof=1).mean()) for c in np.unique(labels)]))
-
-
-def all_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    images = np.concatenate(list(NpzImages(path).batches(1024)))
-    return images, read_small(path, ("arr_1",))["arr_1"]
 
 
 @entry_point
@@ -71,41 +50,29 @@ def main() -> None:
     output: Path = args.output
 
     held_out = list_images(args.data_path, "val")
-    crops = CenterCrops(held_out, 32)
-    originals = to_float(torch.stack([crops[i] for i in spread(len(held_out), NUM_RECONSTRUCTIONS)]))
-    rows = torch.cat([originals, *(reconstruct(output, f"tokenizer_stage{s}", originals) for s in (1, 2))])
-    picture = grid(rows, columns=len(originals), scale=preview_scale(originals.shape[-1]))
-    save_png(labelled_rows(picture, ("original", "stage 1", "stage 2")), output / "reconstructions.png")
-
+    stages = {f"stage {s}": output / f"tokenizer_stage{s}" for s in (1, 2)}
     samples, labels = all_images(output / "samples.npz")
-    chosen = [np.flatnonzero(labels == c)[:SAMPLES_PER_CLASS] for c in range(len(held_out.classes))]
-    shown = torch.from_numpy(samples[np.concatenate(chosen)]).permute(0, 3, 1, 2) / 255
-    picture = grid(shown, columns=SAMPLES_PER_CLASS, scale=preview_scale(shown.shape[-1]))
-    names = [name.partition("-")[2] or name for name in held_out.classes]
-    save_png(labelled_rows(picture, names), output / "samples.png")
+    rows = reconstruction_rows(held_out, samples.shape[1], stages, NUM_RECONSTRUCTIONS)
+    save_png(rows, output / "reconstructions.png")
+    picture = class_rows(samples, labels, len(held_out.classes), SAMPLES_PER_CLASS)
+    save_png(labelled_rows(picture, class_names(held_out)), output / "samples.png")
 
     plot_runs({run: output / run for run, _ in PANELS}, PANELS, output / "curves.png")
 
     judge = ClassifierExtractor(output / "classifier.safetensors")
-    logits = extract(judge, NpzImages(output / "samples.npz"), 256, "judging samples").logits
-    agreement = float((logits.argmax(1).numpy() == labels).mean())
     reference, reference_labels = all_images(output / "reference.npz")
     evaluation = json.loads((output / "evaluation.json").read_text())
-    seconds = {
-        record["name"]: record["seconds"]
-        for record in (json.loads(p.read_text()) for p in sorted((output / "steps").glob("*.json")))
-    }
     metrics = {
         "val_psnr_stage1": last_logged(output / "tokenizer_stage1", "val_psnr"),
         "val_psnr_stage2": last_logged(output / "tokenizer_stage2", "val_psnr"),
         "val_codebook_usage": last_logged(output / "tokenizer_stage2", "val_codebook_usage"),
         "ar_val_loss_nats_per_code": last_logged(output / "ar", "val_loss"),
-        "class_agreement": agreement,
+        "class_agreement": evaluation.pop("agreement"),
         "classifier_val_accuracy": judge.info["val_accuracy"],
         "within_class_distance_samples": within_class_distance(samples, labels),
         "within_class_distance_validation": within_class_distance(reference, reference_labels),
         **evaluation,
-        "seconds": seconds,
+        "seconds": step_seconds(output),
     }
     write_atomically(output / "metrics.json", lambda f: f.write(json.dumps(metrics, indent=2).encode()))
 

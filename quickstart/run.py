@@ -4,41 +4,13 @@ python -m quickstart.run
 """
 
 import argparse
-import hashlib
-import json
-import shutil
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from utils.atomic import write_atomically
-from utils.errors import UserError, entry_point
+from utils.errors import entry_point
+from utils.steps import Step, run_steps
 
 CONFIGS = Path("configs/fashion_mnist")
-
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    command: tuple[str, ...]
-    outputs: tuple[Path, ...] = ()  # without these the step is not done; removed when it must be done anew
-    inputs: tuple[Path, ...] = ()  # files whose change makes the step run anew
-
-    def key(self) -> str:
-        """What the step would do: its command and the content of its inputs."""
-        digest = hashlib.sha256(json.dumps(self.command).encode())
-        for path in self.inputs:
-            digest.update(path.read_bytes() if path.is_file() else b"absent")
-        return digest.hexdigest()
-
-    def remove_outputs(self) -> None:
-        for path in self.outputs:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
 
 
 def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
@@ -129,6 +101,7 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
             (
                 *("guided-diffusion/evaluations/evaluator.py", str(reference), f"{samples}.npz"),
                 *("--classifier", str(classifier), "--json", str(output / "evaluation.json")),
+                *("--metrics", "is,fid,sfid,pr,agreement"),
             ),
             (output / "evaluation.json",),
             (ar / "model.safetensors", configs["ar"], Path(tokenizer)),
@@ -140,22 +113,6 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
     ]
 
 
-def run_step(step: Step) -> None:
-    """Run in a process of its own, on this terminal. Raises UserError if it fails."""
-    process = subprocess.Popen([sys.executable, *step.command])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it received Ctrl-C as well, and saves what it has
-        raise UserError("interrupted; the same command goes on from here") from None
-    if code:
-        raise UserError(f"'{step.name}' ended with exit code {code}; once mended, the same command goes on from here")
-
-
-def write_record(path: Path, record: dict) -> None:
-    write_atomically(path, lambda f: f.write(json.dumps(record).encode()))
-
-
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -163,24 +120,8 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="folder with the four original Fashion-MNIST files")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
     args = parser.parse_args()
-    steps = pipeline(args.data_path, args.output, args.source)
     started = time.perf_counter()
-    for number, step in enumerate(steps, 1):
-        stamp = args.output / "steps" / f"{number:02d}.json"
-        label = f"[{number}/{len(steps)}] {step.name}"
-        key = step.key()
-        earlier = json.loads(stamp.read_text()) if stamp.is_file() else None
-        if earlier and earlier["key"] != key:
-            step.remove_outputs()
-        elif earlier and earlier["done"] and step.outputs and all(path.exists() for path in step.outputs):
-            print(f"{label}: done before")
-            continue
-        print(f"\n{label}\n  python {' '.join(step.command)}", flush=True)
-        record = {"name": step.name, "key": key, "done": False, "seconds": None}
-        write_record(stamp, record)  # what is half done belongs to this key
-        begun = time.perf_counter()
-        run_step(step)
-        write_record(stamp, record | {"done": True, "seconds": round(time.perf_counter() - begun, 1)})
+    run_steps(pipeline(args.data_path, args.output, args.source), args.output)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
 
 

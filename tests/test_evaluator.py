@@ -230,8 +230,30 @@ def test_selected_metrics_alone(files):
     extractor = ClassifierExtractor(files / "c.safetensors")
     report = evaluate_npz(files / "reference.npz", files / "samples.npz", extractor, 64, metrics=("fid",))
     assert report.values.keys() == {"fid"} and report.lines().startswith("FID: ")
-    with pytest.raises(UserError, match="unknown metrics fdi: choose of is,fid,sfid,pr,kid"):
+    with pytest.raises(UserError, match="unknown metrics fdi: choose of is,fid,sfid,pr,kid,agreement"):
         evaluate_npz(files / "reference.npz", files / "samples.npz", extractor, 64, metrics=("fdi",))
+
+
+def test_class_agreement_is_the_share_of_samples_that_the_classifier_recognises(files, tmp_path):
+    extractor = ClassifierExtractor(files / "c.safetensors")
+    images = next(NpzImages(files / "samples.npz").batches(140))
+    labels = extractor(torch.from_numpy(images)).logits.argmax(1).numpy()
+    labels[:35] = (labels[:35] + 1) % 4
+
+    def agreement(network=extractor, **arrays: np.ndarray) -> float:
+        np.savez(tmp_path / "s.npz", arr_0=images, **arrays)
+        report = evaluate_npz(files / "reference.npz", tmp_path / "s.npz", network, 64, metrics=("agreement",))
+        assert report.lines() == f"Class agreement: {report.values['agreement']}"
+        return report.values["agreement"]
+
+    assert agreement(arr_1=labels) == 0.75
+    with pytest.raises(UserError, match="does not tell the class of each image"):
+        agreement()
+    with pytest.raises(UserError, match=r"has class \d, the classifier 4 classes"):
+        agreement(arr_1=labels + 4)
+    extractor.num_classes = None  # as Inception's
+    with pytest.raises(UserError, match="it takes --classifier"):
+        agreement(arr_1=labels)
 
 
 def test_stored_statistics_are_used(files, tmp_path):

@@ -36,6 +36,28 @@ def test_logits_depend_on_the_past_only():
         assert (changed[j + 1 :] > 0).all()
 
 
+@torch.no_grad()
+def test_reversed_order_predicts_from_the_last_code_to_the_first():
+    """Codes enter `loss` and leave the sampler in the tokenizer's order; places in the image stay."""
+    forward, model = toy.generator(), toy.generator(code_order="reversed")
+    model.load_state_dict(forward.state_dict())
+    torch.testing.assert_close(model.rope[1:], forward.rope[1:].flip(0))
+    assert (model.rope[0] == 0).all()
+    codes, classes = torch.randint(0, toy.CODEBOOK_SIZE, (3, toy.NUM_CODES)), torch.tensor([0, 3, 1])
+    state, nats = model.start(classes), 0
+    for t in reversed(range(toy.NUM_CODES)):
+        logits = model.step(state, None if t == toy.NUM_CODES - 1 else codes[:, t + 1])
+        nats = nats + torch.nn.functional.cross_entropy(logits, codes[:, t]) / toy.NUM_CODES
+    torch.testing.assert_close(model.loss(codes, classes)[0], nats)
+    assert abs(nats - forward.loss(codes, classes)[0]) > 1e-3
+    # Without chance, the codes drawn are the likeliest ones, given those that come after them.
+    settings = SamplingSettings(temperature=0.0)
+    drawn = sample_codes(model, classes, image_noise(0, range(3), model.num_codes), settings)
+    assert model.loss(drawn, classes)[1] == 1
+    with pytest.raises(ValueError, match="code_order 'random' is not one of"):
+        toy.generator(code_order="random")
+
+
 def test_rotary_table():
     a, g, width = 17, 16, 48
     table = rotary_table(a, g, width)

@@ -71,6 +71,15 @@ def test_kills_at_random_moments_leave_the_same_cache(project):
     assert contents(cache) == contents(project / "whole")
 
 
+def test_some_of_the_images_are_spread_over_the_classes(project):
+    run(*command(project, "some", "--max_images", 10))
+    whole, some = (open_token_cache(project / name) for name in ("whole", "some"))
+    assert len(some) == 10 and set(some.labels) == set(range(toy.NUM_CLASSES))
+    places = [whole.paths().index(path) for path in some.paths()]
+    assert places == sorted(places) and list(whole.labels[places]) == list(some.labels)
+    assert "float32 encoding gives 0.000%" in run("pretokenization.py", "--check", project / "some").stdout
+
+
 def test_a_finished_cache_is_recognised(project):
     before = contents(project / "whole")
     (project / "whole" / "progress").mkdir()  # a kill between the last two actions leaves it

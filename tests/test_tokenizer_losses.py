@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 
+from evaluation.classifier import Classifier, save_classifier
 from evaluation.lpips import LPIPS
 from train_tokenizer.classifiers import IMAGENET_MEAN, IMAGENET_STD, load_classifier
 from train_tokenizer.losses import LogitLoss, hinge_discriminator_loss, hinge_generator_loss
@@ -53,6 +54,24 @@ def test_logit_loss_of_timm(tmp_path):
     torch.testing.assert_close(loss(images, reconstruction), (a - b).square().mean())
 
 
+def test_logit_loss_of_a_classifier_of_the_data(tmp_path):
+    torch.manual_seed(1)
+    network = Classifier(4).eval()
+    save_classifier(tmp_path / "c.safetensors", network, 32, 0.5)
+    loss = LogitLoss(load_classifier("small_classifier", str(tmp_path / "c.safetensors")))
+    images, reconstruction = pair(32)
+    value = loss(images, reconstruction)
+    torch.testing.assert_close(value, (network(images) - network(reconstruction)).square().mean())
+    value.backward()
+    assert reconstruction.grad.abs().sum() > 0 and all(p.grad is None for p in loss.parameters())
+    larger, other = pair(48)  # resized to what the classifier was trained on
+    shrunk = (F.interpolate(x, (32, 32), mode="bilinear", antialias=True) for x in (larger, other))
+    a, b = (network(x) for x in shrunk)
+    torch.testing.assert_close(loss(larger, other), (a - b).square().mean())
+    with pytest.raises(UserError, match=r"small_classifier needs losses.perceptual_checkpoint"):
+        load_classifier("small_classifier", None)
+
+
 def test_lpips_is_the_packages(tmp_path):
     import lpips
 
@@ -78,7 +97,7 @@ def test_hinge_losses():
 
 
 def test_unknown_and_missing_networks(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"'convnext_smal' is a classifier of neither.*did you mean 'convnext_small'"):
+    with pytest.raises(UserError, match=r"'convnext_smal' is neither .*did you mean 'convnext_small'"):
         load_classifier("convnext_smal", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))

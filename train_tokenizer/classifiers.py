@@ -1,4 +1,4 @@
-"""ImageNet classifiers of torchvision and timm by name, with their weights, for the logit loss."""
+"""Classifiers for the logit loss: torchvision's and timm's of ImageNet by name, or one trained on the data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from evaluation.classifier import read_classifier
 from utils.errors import UserError, nearest
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
@@ -14,6 +15,7 @@ from utils.weights import load_strict, read_state_dict
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TORCHVISION_SIZE = 224
+OWN = "small_classifier"  # that of evaluation/classifier.py
 CHECKPOINT_KEY = "losses.perceptual_checkpoint"
 
 
@@ -28,21 +30,34 @@ class ImageClassifier:
 
 
 def load_classifier(name: str, checkpoint: str | None, random_weights: bool = False) -> ImageClassifier:
-    """A classifier of torchvision, or else of timm, with ImageNet weights.
+    """A classifier of torchvision, or else of timm, with ImageNet weights, or `small_classifier`.
 
-    The weights come from `checkpoint`, the libraries' caches, or a download. `random_weights` is for
-    tests alone. Raises UserError that says which file to put where.
+    The weights come from `checkpoint`, the libraries' caches, or a download; those of
+    `small_classifier` from a file of evaluation/train_classifier.py. `random_weights` is for tests
+    alone. Raises UserError that says which file to put where.
     """
+    if name == OWN:
+        return _own(checkpoint)
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
     import timm  # a second of every start, for those who need it
 
     if timm.is_model(name.partition(".")[0]):
         return _from_timm(name, checkpoint, random_weights)
-    known = [*torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
+    known = [OWN, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
     raise UserError(
-        f"losses.perceptual_model '{name}' is a classifier of neither torchvision nor timm{nearest(name, known)}"
+        f"losses.perceptual_model '{name}' is neither {OWN} nor a classifier of torchvision or timm"
+        f"{nearest(name, known)}"
     )
+
+
+def _own(checkpoint: str | None) -> ImageClassifier:
+    if not checkpoint:
+        raise UserError(
+            f"losses.perceptual_model={OWN} needs {CHECKPOINT_KEY}: a file of python -m evaluation.train_classifier"
+        )
+    network, info = read_classifier(checkpoint)
+    return ImageClassifier(network, info["img_size"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def _load(network: nn.Module, checkpoint: Any) -> None:

@@ -59,7 +59,7 @@ def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig
     """The schema with the configurations of the named registered models in `model`."""
     schema = OmegaConf.structured(schema_class)
     for section, registry in MODEL_SECTIONS.items():
-        if section in schema.model:
+        if section in schema.get("model", ()):
             schema.model[section] = OmegaConf.structured(registry.config_class(names.get(section) or "alitok"))
     return schema
 

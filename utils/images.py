@@ -30,14 +30,29 @@ def preview_scale(image_size: int) -> int:
     return max(1, 96 // image_size)
 
 
-def labelled_rows(picture: Image.Image, labels: Sequence[str], margin: int = 110) -> Image.Image:
-    """Write one label left of each of `picture`'s equally high rows."""
+def labelled_rows(picture: Image.Image, labels: Sequence[str], margin: int = 110, top: int = 0) -> Image.Image:
+    """Write one label left of each of `picture`'s equally high rows, which begin at pixel `top`."""
+    font = ImageFont.load_default(size=14)
+    margin = max(margin, *(int(font.getlength(label)) + 12 for label in labels))
     sheet = Image.new("RGB", (picture.width + margin, picture.height), "white")
     sheet.paste(picture, (margin, 0))
-    pen, height = ImageDraw.Draw(sheet), picture.height / len(labels)
-    font = ImageFont.load_default(size=14)
+    pen, height = ImageDraw.Draw(sheet), (picture.height - top) / len(labels)
     for i, label in enumerate(labels):
-        pen.text((6, (i + 0.5) * height), label, fill="black", font=font, anchor="lm")
+        pen.text((6, top + (i + 0.5) * height), label, fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def labelled_columns(pictures: Sequence[Image.Image], labels: Sequence[str], margin: int = 24) -> Image.Image:
+    """Equally high pictures side by side, a label above each."""
+    gap = margin // 2
+    sheet = Image.new(
+        "RGB", (sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures) + margin), "white"
+    )
+    pen, left, font = ImageDraw.Draw(sheet), 0, ImageFont.load_default(size=14)
+    for picture, label in zip(pictures, labels, strict=True):
+        sheet.paste(picture, (left, margin))
+        pen.text((left + picture.width / 2, margin / 2), label, fill="black", font=font, anchor="mm")
+        left += picture.width + gap
     return sheet
 
 

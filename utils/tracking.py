@@ -125,3 +125,8 @@ def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
             continue
         rows[(row["step"], tuple(sorted(row)))] = row
     return sorted(rows.values(), key=lambda row: row["step"])
+
+
+def last_logged(output_dir: str | Path, name: str) -> float:
+    """The last value of a name in metrics.jsonl."""
+    return [row[name] for row in read_log(output_dir) if name in row][-1]

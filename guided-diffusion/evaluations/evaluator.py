@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py) for Inception")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument(
-        "--metrics", default=",".join(ADM_METRICS), help=f"of {','.join(METRICS)}; pr: precision, recall"
+        "--metrics",
+        default=",".join(ADM_METRICS),
+        help=f"of {','.join(METRICS)}; pr: precision, recall; agreement: share of the samples that --classifier"
+        " recognises as their class (arr_1)",
     )
     parser.add_argument("--bootstrap", type=int, default=0, help="resamplings for a 95 %% interval of FID, e.g. 100")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from evaluation import neighbours
 from evaluation.adm_metrics import Statistics, frechet_distance, inception_score, precision_recall, statistics
 from tests.parity.deterministic import normal
 
@@ -89,5 +90,5 @@ def test_precision_and_recall_across_blocks(monkeypatch):
     radius_r, radius_s = np.sort(squared(r, r), 1)[:, 3], np.sort(squared(s, s), 1)[:, 3]
     expected = (squared(r, s) <= radius_r[:, None]).any(0).mean(), (squared(r, s) <= radius_s).any(1).mean()
     for size in (3, 10, 5000):
-        monkeypatch.setattr("evaluation.adm_metrics.BLOCK", size)
+        monkeypatch.setitem(neighbours.BLOCK, "cpu", size)
         assert precision_recall(r, s) == pytest.approx(expected, abs=1e-6)

@@ -4,63 +4,21 @@ A variant is a list of configuration overrides for each stage; all else is commo
 configuration files, composed before anything starts, so that a misspelt override is found at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 
+from ablation.config import AblationConfig, Variant, check
 from dataset.image_folder import list_images
 from modeling.build import build_tokenizer
 from train_tokenizer.classifiers import OWN
 from utils.atomic import write_atomically
 from utils.config import compose, read_yaml
-from utils.errors import UserError, nearest
 from utils.schema import ARConfig, TokenizerConfig
 from utils.steps import Step
-
-
-@dataclass
-class Stages:
-    """Configuration files of the three trainings."""
-
-    stage1: str = MISSING
-    stage2: str = MISSING
-    ar: str = MISSING
-
-
-@dataclass
-class Overrides:
-    """`dotted.key=value` items for each training."""
-
-    stage1: list[str] = field(default_factory=list)
-    stage2: list[str] = field(default_factory=list)
-    ar: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Variant(Overrides):
-    title: str = MISSING  # in tables and plots
-    second_stage: bool = False  # train a second decoder on the frozen codes, and draw samples with it
-    codes_of: str | None = None  # share stage 1, codes and AR models with this variant
-
-
-@dataclass
-class AblationConfig:
-    output_dir: str = MISSING
-    data_path: str = MISSING
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    jobs: int = 1
-    cached_images: int | None = None
-    cached_val_images: int | None = None
-    classifier_epochs: float = 4.0
-    configs: Stages = field(default_factory=Stages)
-    overrides: Overrides = field(default_factory=Overrides)
-    probes: dict[str, list[str]] = field(default_factory=dict)
-    samplings: dict[str, list[str]] = field(default_factory=dict)
-    variants: dict[str, Variant] = field(default_factory=dict)
-    only: list[str] | None = None  # of the variants
 
 
 @dataclass(frozen=True)
@@ -92,31 +50,13 @@ def _write_config(config: Any, path: Path) -> Path:
     return path
 
 
-def _check(config: AblationConfig) -> None:
-    for key in ("variants", "seeds", "samplings"):
-        if not getattr(config, key):
-            raise UserError(f"an ablation needs {key}: the configuration lists none")
-    if len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"seeds {config.seeds}: one comes twice")
-    for name in config.only or ():
-        if name not in config.variants:
-            raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
-    for name, variant in config.variants.items():
-        other = variant.codes_of
-        if other is None:
-            continue
-        if other not in config.variants or config.variants[other].codes_of:
-            raise UserError(f"variants.{name}.codes_of: '{other}' is no variant with codes of its own")
-        if variant.stage1 or variant.ar:
-            raise UserError(f"variants.{name} shares the codes of '{other}': overrides of stage1 and ar go there")
-
-
 class Plan:
     """All runs of an ablation, and the steps in the order of the work: seed by seed, so that an
     interrupted ablation has complete comparisons."""
 
     def __init__(self, config: AblationConfig):
-        _check(config)
+        check(config)
+        config.probes = {name: changes for name, changes in config.probes.items() if changes}
         self.config = config
         self.output = Path(config.output_dir)
         self.data = config.data_path

@@ -5,7 +5,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from ablation.plan import AblationConfig, Run
+from ablation.config import AblationConfig
+from ablation.plan import Run
 from utils.tracking import last_logged
 
 

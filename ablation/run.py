@@ -4,9 +4,9 @@ python -m ablation.run config=configs/fashion_mnist/ablation.yaml
 """
 
 import json
-from pathlib import Path
 
-from ablation.plan import AblationConfig, Plan
+from ablation.config import AblationConfig
+from ablation.plan import Plan
 from ablation.report import write_report
 from ablation.results import collect, one_line
 from utils.atomic import write_atomically
@@ -16,30 +16,33 @@ from utils.steps import Step, run_steps
 
 
 class Results:
-    """Keeps OUTPUT/runs.jsonl: one line for each run whose steps are all done."""
+    """Keeps OUTPUT/runs.jsonl: one line for each run whose steps are all done, this plan's and earlier ones'."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.path = plan.output / "runs.jsonl"
         self.done: set[Step] = set()
-        self.rows: dict[tuple[str, int], dict] = {}
+        self.found: set[tuple[str, int]] = set()
 
     def add(self, step: Step) -> None:
         self.done.add(step)
         for run in self.plan.runs:
-            if (run.variant, run.seed) not in self.rows and self.done.issuperset(run.steps):
+            if (run.variant, run.seed) not in self.found and self.done.issuperset(run.steps):
+                self.found.add((run.variant, run.seed))
                 row = collect(run, self.plan.config)
-                self.rows[run.variant, run.seed] = row
+                rows = self._read() | {(run.variant, run.seed): row}
+                lines = "".join(json.dumps(r) + "\n" for r in rows.values())
+                write_atomically(self.path, lambda f, lines=lines: f.write(lines.encode()))
                 print(f"  {one_line(row, self.plan.config)}", flush=True)
-                self._write(self.plan.output / "runs.jsonl")
 
-    def _write(self, path: Path) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self.ordered())
-        write_atomically(path, lambda f: f.write(lines.encode()))
+    def _read(self) -> dict[tuple[str, int], dict]:
+        rows = map(json.loads, self.path.read_text().splitlines()) if self.path.is_file() else ()
+        return {(row["variant"], row["seed"]): row for row in rows}
 
-    def ordered(self) -> list[dict]:
-        """Variant by variant, as the configuration lists them."""
-        found = [(v, s) for v in self.plan.config.variants for s in self.plan.config.seeds if (v, s) in self.rows]
-        return [self.rows[key] for key in found]
+    def rows(self) -> list[dict]:
+        """Of this plan, variant by variant as the configuration lists them."""
+        rows, order = self._read(), list(self.plan.config.variants)
+        return [rows[key] for key in sorted(self.found, key=lambda key: (order.index(key[0]), key[1]))]
 
 
 @entry_point
@@ -48,7 +51,7 @@ def main() -> None:
     plan = Plan(config)
     results = Results(plan)
     run_steps(plan.steps, plan.output, jobs=config.jobs, capture=True, finished=results.add)
-    print("\n" + write_report(plan, results.ordered()))
+    print("\n" + write_report(plan, results.rows()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ablation.plan import AblationConfig, Plan
+from ablation.config import AblationConfig
+from ablation.plan import Plan
 from ablation.results import Measure, table
 from tests import launch, toy
 from utils.config import load_config
@@ -107,6 +108,9 @@ def test_a_small_classifier_as_loss_is_another_one_than_the_judge(written):
         ),
         ("variants.two.codes_of=three", "variants.two.codes_of: 'three' is no variant with codes of its own"),
         ("variants.two.ar=[training.seed=1]", "'causal': overrides of stage1 and ar go there"),
+        ("variants.causal.stage2=[training.seed=1]", "but second_stage is false"),
+        ("variants.two.title=(c) causal", "one comes twice"),
+        ("jobs=0", "jobs is 0; it must be at least 1"),
         ("only=[causl]", "there is no variant 'causl'; did you mean 'causal'"),
         ("seeds=[1,1]", "one comes twice"),
         ("seeds=[]", "lists none"),

@@ -66,6 +66,7 @@ def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig
 
 # The least value that makes sense, for keys of any schema.
 LEAST = {
+    "jobs": 1,
     "experiment.log_every": 1,
     "experiment.save_every": 1,
     "experiment.eval_every": 1,

@@ -3,11 +3,14 @@
 configs/fashion_mnist/ablation.yaml explains the keys.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from utils.errors import UserError, nearest
+
+FOLDERS = ("configs", "cache_train", "cache_val", "tokenizer_stage1", "tokenizer_stage2")  # of a run, besides
 
 
 @dataclass
@@ -62,6 +65,12 @@ def check(config: AblationConfig) -> None:
     for name in config.only or ():
         if name not in config.variants:
             raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
+    names = ["ar", "stage1", "stage2", "tokenizer", *config.probes, *config.samplings]
+    for name in (*names, *config.variants):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise UserError(f"'{name}' becomes a folder's name: only a-z, 0-9 and _, please")
+        if names.count(name) > 1 or name in FOLDERS:
+            raise UserError(f"probes and samplings: '{name}' is taken already, choose another name")
     titles = [variant.title for variant in config.variants.values()]
     if len(set(titles)) < len(titles):
         raise UserError(f"titles {titles}: one comes twice")

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from ablation.config import AblationConfig, Variant, check
 from dataset.image_folder import list_images
-from modeling.build import build_tokenizer
+from modeling.build import build_generator, build_tokenizer
 from train_tokenizer.classifiers import OWN
 from utils.atomic import write_atomically
 from utils.config import compose, read_yaml
+from utils.errors import UserError
 from utils.schema import ARConfig, TokenizerConfig
 from utils.steps import Step
 
@@ -64,8 +65,7 @@ class Plan:
         self.classifier = self.output / "classifier.safetensors"
         self.loss_classifier = self.output / "loss_classifier.safetensors"
         self.reference = self.output / "reference.npz"
-        first = next(iter(config.variants.values()))
-        self.image_size = self._tokenizer_config("stage1", first).model.vq_model.image_size
+        self.image_size = self._common_image_size()
         self.runs = [self._run(name, seed) for seed in config.seeds for name in config.only or config.variants]
         steps = list(dict.fromkeys(step for run in self.runs for step in run.steps))
         common = [self._classifier_step("classifier", self.classifier, seed=0), self._reference_step()]
@@ -80,7 +80,26 @@ class Plan:
         config = _compose(TokenizerConfig, path, chosen, dataset__params__data_path=self.data, **values)
         if config.losses.perceptual_model == OWN and not config.losses.perceptual_checkpoint:
             config.losses.perceptual_checkpoint = str(self.loss_classifier)
+        config.experiment.resume = "auto"  # what makes an interrupted step go on
         return config
+
+    def _stage2_config(self, variant: Variant, **values: Any) -> Any:
+        """With the encoder and codebook of the stage 1 whose codes it decodes."""
+        owner = self.config.variants[variant.codes_of] if variant.codes_of else variant
+        config = self._tokenizer_config("stage2", variant, **values)
+        vq_model = self._tokenizer_config("stage1", owner).model.vq_model
+        vq_model.decoder, vq_model.init_std = config.model.vq_model.decoder, config.model.vq_model.init_std
+        OmegaConf.update(config, "model.vq_model", vq_model)
+        _num_codes(vq_model)  # raises UserError for sizes that do not go together
+        return config
+
+    def _common_image_size(self) -> int:
+        """Raises UserError if the variants differ in it: they would be judged by different images."""
+        chosen = [v for name, v in self.config.variants.items() if not self.config.only or name in self.config.only]
+        sizes = {v.title: self._tokenizer_config("stage1", v).model.vq_model.image_size for v in chosen}
+        if len(set(sizes.values())) > 1:
+            raise UserError(f"all variants need images of one size, but image_size differs: {sizes}")
+        return next(iter(sizes.values()))
 
     def _overrides(self, stage: str, variant: Variant) -> list[str]:
         return [*getattr(self.config.overrides, stage), *getattr(variant, stage)]
@@ -176,11 +195,13 @@ class Plan:
         OmegaConf.update(config, "model.vq_model", vq_model)
         OmegaConf.update(config, "model.generator.image_seq_len", _num_codes(vq_model))
         OmegaConf.update(config, "model.generator.condition_num_classes", self.num_classes)
+        OmegaConf.update(config, "experiment.resume", "auto")
+        with torch.device("meta"):  # raises UserError for sizes that do not go together
+            build_generator(OmegaConf.to_object(config).model.generator)
 
     def _stage2_step(self, variant: Variant, name: str, seed: int, folder: Path, weights: Path) -> Step:
         target = folder / "tokenizer_stage2"
-        config = self._tokenizer_config(
-            "stage2",
+        config = self._stage2_config(
             variant,
             training__seed=seed,
             experiment__output_dir=str(target),
@@ -216,8 +237,7 @@ class Plan:
         )
         self._fit_to_tokenizer(config, self.config.variants[owner])
         if self.config.variants[name].second_stage:
-            stage2 = self._tokenizer_config("stage2", self.config.variants[name])
-            OmegaConf.update(config, "model.vq_model", stage2.model.vq_model)
+            OmegaConf.update(config, "model.vq_model", self._stage2_config(self.config.variants[name]).model.vq_model)
         written = _write_config(config, folder / "configs" / f"{sampling}.yaml")
         npz = Path(f"{samples}.npz")
         judge = (

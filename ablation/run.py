@@ -23,6 +23,8 @@ class Results:
         self.path = plan.output / "runs.jsonl"
         self.done: set[Step] = set()
         self.found: set[tuple[str, int]] = set()
+        planned = {(run.variant, run.seed) for run in plan.runs}
+        self._write({key: row for key, row in self._read().items() if key not in planned})
 
     def add(self, step: Step) -> None:
         self.done.add(step)
@@ -30,14 +32,16 @@ class Results:
             if (run.variant, run.seed) not in self.found and self.done.issuperset(run.steps):
                 self.found.add((run.variant, run.seed))
                 row = collect(run, self.plan.config)
-                rows = self._read() | {(run.variant, run.seed): row}
-                lines = "".join(json.dumps(r) + "\n" for r in rows.values())
-                write_atomically(self.path, lambda f, lines=lines: f.write(lines.encode()))
+                self._write(self._read() | {(run.variant, run.seed): row})
                 print(f"  {one_line(row, self.plan.config)}", flush=True)
 
     def _read(self) -> dict[tuple[str, int], dict]:
         rows = map(json.loads, self.path.read_text().splitlines()) if self.path.is_file() else ()
         return {(row["variant"], row["seed"]): row for row in rows}
+
+    def _write(self, rows: dict[tuple[str, int], dict]) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in rows.values())
+        write_atomically(self.path, lambda f: f.write(lines.encode()))
 
     def rows(self) -> list[dict]:
         """Of this plan, variant by variant as the configuration lists them."""

@@ -106,7 +106,8 @@ def precision_recall(reference: np.ndarray | Tensor, samples: np.ndarray | Tenso
     if min(len(reference), len(samples)) <= NEIGHBOUR:
         raise ValueError(f"precision and recall need more than {NEIGHBOUR} images on either side")
     r, s = (torch.as_tensor(x).half().float() for x in (reference, samples))
-    centre = r.mean(0)  # distances do not change, but the norms that bound the errors of products do
-    r, s = in_blocks(r - centre), in_blocks(s - centre)
-    inside_s, inside_r = inside(r, squared_radii(r, NEIGHBOUR), s, squared_radii(s, NEIGHBOUR))
+    # Distances do not change with the origin, but the norms that bound the errors of products do.
+    radii_r, radii_s = (squared_radii(in_blocks(x - x.mean(0)), NEIGHBOUR) for x in (r, s))
+    centre = r.mean(0)
+    inside_s, inside_r = inside(in_blocks(r - centre), radii_r, in_blocks(s - centre), radii_s)
     return float(inside_s.float().mean()), float(inside_r.float().mean())

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modeling.precision import full_float32
 from utils.cpu import can_pack
 
-# Points whose distances to as many others are held at a time: on a CPU they stay in its cache.
+# Points whose distances to as many others are held at a time, and single pairs at a time: few enough
+# for a CPU's caches, many enough for a GPU.
 BLOCK = {"cpu": 1000, "cuda": 8192}
-PAIRS = 2048  # computed at a time
+PAIRS = {"cpu": 64, "cuda": 16384}
+MOST_OPEN = 0.05  # of all pairs, after which rounded products are of no use
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23}
 
 
@@ -45,24 +48,38 @@ def in_blocks(x: Tensor) -> list[Points]:
     return [Points.of(part) for part in x.tensor_split(-(-len(x) // BLOCK[x.device.type]))]
 
 
+def _near(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, rounded: bool) -> Tensor:
+    """(n, m) bool: pairs that may be within reach of each other, as far as their products tell."""
+    with full_float32():
+        products = a.rounded @ b.rounded.T if rounded else a.exact @ b.exact.T
+    # |x.y - x'.y'| <= |x - x'| |y| + |x'| |y - y'|, and the product is itself rounded: each of its d
+    # additions in float32, and the sum to its dtype. So are the squares that it is compared with.
+    additions = a.exact.shape[1] * ROUNDING[torch.float32]
+    error_a, error_b = (a.error, b.error) if rounded else (0.0, 0.0)
+    slack = error_a * b.norm + (a.norm + error_a) * error_b
+    slack += (ROUNDING[products.dtype] + additions) * (a.norm + error_a) * (b.norm + error_b)
+    slack += additions * (a.norm**2 + b.norm**2) / 2
+    # |x - y|^2 <= reach is x.y - |y|^2 / 2 >= (|x|^2 - reach) / 2.
+    near = (products - b.half_squares) >= (a.half_squares - reach_a / 2 - slack)[:, None]
+    near |= (products - a.half_squares[:, None]) >= b.half_squares - reach_b / 2 - slack
+    return near
+
+
 def near_pairs(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs whose squared distance is at most `reach_a` of the one or `reach_b` of the other, and maybe some more.
 
     reach_a: (n,), reach_b: (m,). Returns indices into a (k,) and into b (k,), and squared distances (k,).
     """
-    products = a.rounded @ b.rounded.T
-    # |x.y - x'.y'| <= |x - x'| |y| + |x'| |y - y'|, and the product is itself rounded: each of its d
-    # additions in float32, and the sum to its dtype.
-    additions = a.exact.shape[1] * ROUNDING[torch.float32]
-    slack = a.error * b.norm + (a.norm + a.error) * b.error
-    slack += (ROUNDING[products.dtype] + additions) * (a.norm + a.error) * (b.norm + b.error)
-    # |x - y|^2 <= reach is x.y - |y|^2 / 2 >= (|x|^2 - reach) / 2.
-    near = (products - b.half_squares) >= (a.half_squares - reach_a / 2 - slack)[:, None]
-    near |= (products - a.half_squares[:, None]) >= b.half_squares - reach_b / 2 - slack
+    near = _near(a, b, reach_a, reach_b, rounded=True)
+    if near.sum() > MOST_OPEN * near.numel():  # points closer together than rounding can tell apart
+        near = _near(a, b, reach_a, reach_b, rounded=False)
     i, j = near.nonzero(as_tuple=True)
-    parts = zip(i.split(PAIRS), j.split(PAIRS), strict=True)
-    distances = [(a.exact[p] - b.exact[q]).square().sum(1) for p, q in parts]
-    return i, j, torch.cat(distances) if distances else products.new_zeros(0, dtype=torch.float32)
+    distances = []
+    size = PAIRS[i.device.type]
+    for p, q in zip(i.split(size), j.split(size), strict=True):
+        difference = a.exact[p].sub_(b.exact[q])
+        distances.append(torch.linalg.vecdot(difference, difference))
+    return i, j, torch.cat(distances) if distances else a.exact.new_zeros(0)
 
 
 def _smallest(rows: Tensor, values: Tensor, best: Tensor) -> Tensor:
@@ -83,13 +100,16 @@ def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
     best: list[Tensor] = []
     for block in blocks:
         x, half = block.exact, block.half_squares
-        distances = torch.addmm(half, x, x.T, alpha=-1).add_(half[:, None]).mul_(2).clamp_min_(0)
+        with full_float32():
+            distances = torch.addmm(half, x, x.T, alpha=-1).add_(half[:, None])
         distances.fill_diagonal_(torch.inf)
-        nearest = distances.new_full((len(block), k), torch.inf)
-        indices = distances.topk(min(k, len(block) - 1), dim=1, largest=False).indices
-        for place, column in enumerate(indices.T):  # by differences: products leave the rounding of |x|^2
-            nearest[:, place] = (x - x[column]).square().sum(1)
-        best.append(nearest.sort(dim=1).values)
+        bound = distances.new_full((len(block),), torch.inf)
+        if len(block) > k:  # rounding may have chosen others than the nearest, which bound them all the same
+            chosen = distances.topk(k, dim=1, largest=False).indices.T
+            bound = torch.stack([(x - x[column]).square().sum(1) for column in chosen]).amax(0)
+        p, q, distances = near_pairs(block, block, bound, bound)
+        others = p != q
+        best.append(_smallest(p[others], distances[others], x.new_full((len(block), k), torch.inf)))
     for i, j in _pairs_of(len(blocks)):
         # Nothing is nearer than 0: a point that has k copies of itself needs no more.
         reach = [torch.where(best[b][:, -1] > 0, best[b][:, -1], -torch.inf) for b in (i, j)]

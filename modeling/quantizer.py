@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from modeling.precision import at_least_float32
+from modeling.precision import at_least_float32, full_float32
 
 COMMITMENT_WEIGHT = 0.25
 USAGE_DECAY = 0.99
@@ -70,12 +70,8 @@ class VectorQuantizer(nn.Module):
         """Squared distances, (n, K)."""
         codebook = self.embedding.weight
         squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False  # ten bits would be lost in the cancellation
-        try:
+        with full_float32():  # ten bits would be lost in the cancellation
             return torch.addmm(squares, latents, codebook.t(), alpha=-2)
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = allowed
 
     def _collect(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
         """Keep the usage counts (K,) and each code's nearest latent of this batch.

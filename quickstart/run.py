@@ -67,7 +67,7 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 f"dataset.params.pretokenization_val={output / 'cache_val'}",
             ),
             (ar,),
-            (configs["ar"], output / "cache_train" / "metadata.json"),
+            (configs["ar"], *(output / f"cache_{split}" / "metadata.json" for split in ("train", "val"))),
         ),
         Step(
             "samples",
@@ -104,11 +104,15 @@ def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
                 *("--metrics", "is,fid,sfid,pr,agreement"),
             ),
             (output / "evaluation.json",),
-            (ar / "model.safetensors", configs["ar"], Path(tokenizer)),
+            (Path(f"{samples}.npz"), reference, classifier),
         ),
         Step(
             "report",
             ("-m", "quickstart.report", "--data_path", str(data), "--output", str(output)),
+            inputs=(
+                *(folder / "model.safetensors" for folder in (stage1, stage2, ar)),
+                *(Path(f"{samples}.npz"), reference, classifier, output / "evaluation.json"),
+            ),
         ),
     ]
 

@@ -92,6 +92,17 @@ def test_variants_that_share_codes_share_the_steps(written):
     assert len(both.steps) - len(alone.steps) == 3  # reconstructions, samples and evaluation of (c) itself
 
 
+def test_stage_2_keeps_the_encoder_of_its_codes(written):
+    """Also where overrides changed that: with another one the codes would mean something else."""
+    made = plan(written, "variants.causal.stage1=[model.vq_model.encoder.num_heads=4,model.vq_model.codebook_size=16]")
+    run = made.runs[2]
+    configs = [OmegaConf.load(run.folder / "configs" / f"{name}.yaml").model for name in ("stage2", "drawn")]
+    for model in configs:
+        assert model.vq_model.encoder.num_heads == 4 and model.vq_model.codebook_size == 16
+        assert not model.vq_model.decoder.causal
+    assert configs[1].generator.codebook_size == 16
+
+
 def test_a_small_classifier_as_loss_is_another_one_than_the_judge(written):
     made = plan(written, "only=[causal]", "seeds=[3]", "overrides.stage1=[losses.perceptual_model=small_classifier]")
     judge, other = (next(s for s in made.steps if s.outputs == (p,)) for p in (made.classifier, made.loss_classifier))
@@ -111,6 +122,10 @@ def test_a_small_classifier_as_loss_is_another_one_than_the_judge(written):
         ("variants.causal.stage2=[training.seed=1]", "but second_stage is false"),
         ("variants.two.title=(c) causal", "one comes twice"),
         ("jobs=0", "jobs is 0; it must be at least 1"),
+        ("samplings.reversed=[sampling.top_k=1]", "'reversed' is taken already"),
+        ("probes.ar=[training.seed=1]", "'ar' is taken already"),
+        ("overrides.ar=[model.generator.hidden_size=30]", "hidden_size 30 is not a multiple"),
+        ("variants.short.stage1=[model.vq_model.image_size=32]", "image_size differs"),
         ("only=[causl]", "there is no variant 'causl'; did you mean 'causal'"),
         ("seeds=[1,1]", "one comes twice"),
         ("seeds=[]", "lists none"),

@@ -16,7 +16,7 @@ from utils.checkpoint import find_resume, list_checkpoints, load_checkpoint_weig
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import ARConfig
-from utils.tracking import read_log
+from utils.tracking import last_logged, read_log
 from utils.weights import export_weights, read_state_dict
 
 
@@ -54,6 +54,19 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
+
+
+def test_a_run_killed_before_its_last_validation_makes_up_for_it(tmp_path):
+    first = generator_trainer(tmp_path, "run")
+    first.run()
+    log, weights = first.output_dir / "metrics.jsonl", first.output_dir / "model.safetensors"
+    expected = last_logged(first.output_dir, "val_loss")
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if "val_loss" not in line))
+    weights.unlink()
+    with pytest.raises(UserError, match="holds no val_loss"):
+        last_logged(first.output_dir, "val_loss")
+    generator_trainer(tmp_path, "run", "experiment.resume=auto").run()
+    assert last_logged(first.output_dir, "val_loss") == pytest.approx(expected, rel=1e-6) and weights.is_file()
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

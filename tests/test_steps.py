@@ -17,6 +17,13 @@ from utils.steps import Step, run_steps, step_seconds
 # Writes its second argument to its first, and a line to its third.
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); open(sys.argv[3], 'a').write('x')"
 
+# Holds the lock of a folder.
+LOCKED = (
+    "import sys, time; from pathlib import Path; from utils.steps import Step, run_steps;"
+    "code = 'import time; print(\"locked\", flush=True); time.sleep(60)';"
+    "run_steps([Step('first', ('-c', code))], Path(sys.argv[1]), capture=False)"
+)
+
 
 @pytest.fixture
 def pair(tmp_path):
@@ -72,7 +79,6 @@ def test_steps_go_on_side_by_side_and_wait_for_what_they_read(tmp_path):
     clock += " file=open(sys.argv[1], 'w'))"
     paths = [tmp_path / name for name in ("a", "b", "c")]
     steps = [Step(p.name, ("-c", clock, str(p)), (p,)) for p in paths[:2]]
-    # Listed first, but it reads what the others make only if they are listed before it.
     steps.append(Step("c", ("-c", clock, str(paths[2])), (paths[2],), (paths[0], paths[1] / "file within")))
     before = os.environ.pop("OMP_NUM_THREADS", None)
     try:
@@ -86,6 +92,34 @@ def test_steps_go_on_side_by_side_and_wait_for_what_they_read(tmp_path):
     assert c > max(a_end, b_end)
     assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
     assert {s.name for s in finished} == {"a", "b", "c"}
+
+
+def test_one_at_a_time_keeps_the_order_of_the_list(tmp_path):
+    """Also where a step that reads nothing comes after one that waits for a step done before."""
+    log = tmp_path / "log"
+    code = "import sys; open(sys.argv[1], 'w'); open(sys.argv[2], 'a').write(sys.argv[3])"
+    a, b = tmp_path / "a", tmp_path / "b"
+    steps = [
+        Step("A", ("-c", code, str(a), str(log), "A"), (a,)),
+        Step("B", ("-c", code, str(b), str(log), "B"), (b,), (a,)),
+        Step("C", ("-c", code, str(tmp_path / "c"), str(log), "C")),
+    ]
+    run_steps(steps, tmp_path)
+    b.unlink()
+    run_steps(steps, tmp_path)
+    assert log.read_text() == "ABCBC"
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    other = Step("other", ("-c", "import time; time.sleep(60)"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert "locked\n" in iter(process.stdout.readline, "")
+    with pytest.raises(UserError, match="another run is at work in"):
+        run_steps([other], tmp_path)
+    process.kill()
+    process.wait()
 
 
 def test_a_failing_step_stops_the_others_and_says_where_to_look(tmp_path, capfd):

@@ -57,6 +57,8 @@ def _own(checkpoint: str | None) -> ImageClassifier:
             f"losses.perceptual_model={OWN} needs {CHECKPOINT_KEY}: a file of python -m evaluation.train_classifier"
         )
     network, info = read_classifier(checkpoint)
+    if "img_size" not in info:
+        raise UserError(f"{checkpoint} does not say for which image size it is: train it again")
     return ImageClassifier(network, info["img_size"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -120,7 +120,7 @@ def compose(schema_class: type, given: DictConfig, overrides: list[str], source:
         key, _, value = item.partition("=")
         try:
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-            if isinstance(OmegaConf.select(config, key), ListConfig | DictConfig) and parsed is None:
+            if isinstance(OmegaConf.select(config, key), DictConfig) and parsed is None:
                 raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
             OmegaConf.update(config, key, parsed, merge=True)
         except OmegaConfBaseException as error:

@@ -1,5 +1,6 @@
 """A pipeline as a list of commands, of which only those run whose results are not there yet."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -89,51 +90,51 @@ def run_steps(
     """
     records = folder / "steps"
     records.mkdir(parents=True, exist_ok=True)
-    waiting, running, done = list(steps), [], []
-    with _stopping(running):
+    if len({step.slug for step in steps}) < len(steps):
+        raise ValueError("two steps have names that make the same file name")
+    before = {step: [other for other in steps[:n] if step.needs(other)] for n, step in enumerate(steps)}
+    labels = {step: f"[{n}/{len(steps)}] {step.name}" for n, step in enumerate(steps, 1)}
+    waiting, running, done = list(steps), [], set()
+
+    def finish(step: Step) -> None:
+        done.add(step)
+        if finished:
+            finished(step)
+
+    with _alone(records), _stopping(running):
         while waiting or running:
-            for item in [r for r in running if r.process.poll() is not None]:
+            ended = [item for item in running if item.process.poll() is not None]
+            for item in sorted(ended, key=lambda item: item.process.returncode != 0):  # successes count in any case
                 running.remove(item)
-                item.process.wait()
                 _close(item, records, capture)
-                done.append(item.step)
                 if capture:
                     left = _seconds_left(steps, [*waiting, *(r.step for r in running)], records) / jobs
-                    print(f"{_label(steps, item.step)}: {item.record['seconds']:.0f} s{_about(left)}", flush=True)
-                if finished:
-                    finished(item.step)
-            free = [slot for slot in range(jobs) if slot not in {r.slot for r in running}]
-            for step in _ready(steps, waiting, done):
-                if not free:
+                    print(f"{labels[item.step]}: {item.record['seconds']:.0f} s{_about(left)}", flush=True)
+                finish(item.step)
+            while len(running) < jobs:
+                step = next((s for s in waiting if done.issuperset(before[s])), None)
+                if step is None:
                     break
-                key = step.key()
-                record = _read(records / f"{step.slug}.json")
+                waiting.remove(step)
+                key, record = step.key(), _read(records / f"{step.slug}.json")
                 if record.get("key", key) != key:
                     step.remove_outputs()
                 elif record.get("done") and step.outputs and all(path.exists() for path in step.outputs):
-                    waiting.remove(step)
-                    done.append(step)
-                    print(f"{_label(steps, step)}: done before", flush=True)
-                    if finished:
-                        finished(step)
+                    print(f"{labels[step]}: done before", flush=True)
+                    finish(step)
                     continue
-                waiting.remove(step)
-                number = steps.index(step) + 1
-                running.append(_start(step, number, _label(steps, step), key, records, free.pop(0), jobs, capture))
+                slot = next(n for n in range(jobs) if n not in {r.slot for r in running})
+                record = {"number": steps.index(step) + 1, "name": step.name, "command": step.command, "key": key}
+                _start(running, step, record, labels[step], records, slot, jobs, capture)
             if running:
                 time.sleep(POLL)
-
-
-def _ready(steps: list[Step], waiting: list[Step], done: list[Step]) -> list[Step]:
-    """The waiting steps whose inputs no unfinished step before them makes."""
-    pending = [step for step in steps if step not in done]
-    return [s for s in waiting if not any(s.needs(o) for o in pending[: pending.index(s)])]
 
 
 def step_seconds(folder: Path) -> dict[str, float]:
     """How long each finished step of `folder` took, by name, in the order of the list of steps."""
     found = [_read(path) for path in (folder / "steps").glob("*.json")]
-    return {r["name"]: r["seconds"] for r in sorted(found, key=lambda r: r["number"]) if r["done"]}
+    found = sorted((r for r in found if r.get("done") and "number" in r), key=lambda r: r["number"])
+    return {r["name"]: r["seconds"] for r in found}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,24 +145,27 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     write_atomically(path, lambda f: f.write(json.dumps(record).encode()))
 
 
-def _label(steps: list[Step], step: Step) -> str:
-    return f"[{steps.index(step) + 1}/{len(steps)}] {step.name}"
-
-
 def _start(
-    step: Step, number: int, label: str, key: str, records: Path, slot: int, jobs: int, capture: bool
-) -> _Running:
-    record = {"number": number, "name": step.name, "command": step.command, "key": key, "done": False, "seconds": None}
+    running: list[_Running],
+    step: Step,
+    record: dict[str, Any],
+    label: str,
+    records: Path,
+    slot: int,
+    jobs: int,
+    capture: bool,
+) -> None:
+    record |= {"done": False, "seconds": None}
     _write(records / f"{step.slug}.json", record)  # what is half done belongs to this key
     environment = os.environ | (_share(slot, jobs) if jobs > 1 else {})
-    command = [sys.executable, *step.command]
+    command, begun = [sys.executable, *step.command], time.perf_counter()
     if capture:
         with (records / f"{step.slug}.log").open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     else:
         print(f"\n{label}\n  python {' '.join(step.command)}", flush=True)
         process = subprocess.Popen(command, env=environment)
-    return _Running(step, process, record, time.perf_counter(), slot)
+    running.append(_Running(step, process, record, begun, slot))
 
 
 def _share(slot: int, jobs: int) -> dict[str, str]:
@@ -184,6 +188,17 @@ def _close(item: _Running, records: Path, capture: bool) -> None:
 
 
 @contextmanager
+def _alone(records: Path):
+    """Hold a lock: two runs in one folder would remove each other's outputs."""
+    with (records / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is at work in {records.parent}") from None
+        yield
+
+
+@contextmanager
 def _stopping(running: list[_Running]):
     """Tell the running steps to stop, and wait for them, whatever ends this block."""
 
@@ -199,8 +214,13 @@ def _stopping(running: list[_Running]):
         signal.signal(signal.SIGTERM, before)
         for item in running:
             item.process.terminate()  # trainings save what they have
-        for item in running:
-            item.process.wait()
+        try:
+            for item in running:
+                item.process.wait()
+        except KeyboardInterrupt:  # a second Ctrl-C means now
+            for item in running:
+                item.process.kill()
+            raise UserError("killed; the same command goes on from here") from None
 
 
 def _seconds_left(steps: list[Step], left: list[Step], records: Path) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.errors import UserError
 from utils.images import save_png
 
 LOG_FILE = "metrics.jsonl"
@@ -128,5 +129,8 @@ def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def last_logged(output_dir: str | Path, name: str) -> float:
-    """The last value of a name in metrics.jsonl."""
-    return [row[name] for row in read_log(output_dir) if name in row][-1]
+    """The last value of a name in metrics.jsonl. Raises UserError if there is none."""
+    values = [row[name] for row in read_log(output_dir) if name in row]
+    if not values:
+        raise UserError(f"{Path(output_dir) / LOG_FILE} holds no {name}; remove {output_dir} and train again")
+    return values[-1]

@@ -302,6 +302,9 @@ class TrainingLoop(ABC):
             mininterval=1.0,
         ) as bar:
             self.begin(tracker)
+            if self.step >= self.total_steps:  # ended between its last checkpoint and the last validation
+                self.evaluate(tracker)
+                self._plot()
             while self.step < self.total_steps:
                 waiting = time.perf_counter()
                 batches = [

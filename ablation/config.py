@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from utils.errors import UserError, nearest
 
+INCEPTION = "_inception"  # ends the name of what Inception says of samples
 FOLDERS = ("configs", "cache_train", "cache_val", "tokenizer_stage1", "tokenizer_stage2")  # of a run, besides
 
 
@@ -66,6 +67,7 @@ def check(config: AblationConfig) -> None:
         if name not in config.variants:
             raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
     names = ["ar", "stage1", "stage2", "tokenizer", *config.probes, *config.samplings]
+    names += [f"{sampling}{INCEPTION}" for sampling in config.samplings]
     for name in (*names, *config.variants):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise UserError(f"'{name}' becomes a folder's name: only a-z, 0-9 and _, please")

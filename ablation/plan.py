@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from ablation.config import AblationConfig, Variant, check
+from ablation.config import INCEPTION, AblationConfig, Variant, check
 from dataset.image_folder import list_images
+from evaluation.inception import inception_weights
 from modeling.build import build_generator, build_tokenizer
 from train_tokenizer.classifiers import OWN
 from utils.atomic import write_atomically
@@ -65,6 +66,7 @@ class Plan:
         self.classifier = self.output / "classifier.safetensors"
         self.loss_classifier = self.output / "loss_classifier.safetensors"
         self.reference = self.output / "reference.npz"
+        self.inception = inception_weights(None, download=False)  # judges too, if it is at hand
         self.image_size = self._common_image_size()
         self.runs = [self._run(name, seed) for seed in config.seeds for name in config.only or config.variants]
         steps = list(dict.fromkeys(step for run in self.runs for step in run.steps))
@@ -145,14 +147,14 @@ class Plan:
         )
         written = _write_config(config, folder / "configs" / "stage1.yaml")
         weights = stage1 / "model.safetensors"
-        title = f"{owner}, seed {seed}"
+        title, workers = f"{owner}, seed {seed}", str(config.dataset.params.num_workers_per_gpu)
         steps = [self._tokenizer_step(f"{title}: stage 1", config, written)]
         steps += [
             Step(
                 f"{title}: codes, {split} split",
                 (
                     *("pretokenization.py", "--data_path", self.data, "--split", split),
-                    *("--img_size", str(self.image_size), "--batch_size", "64", "--num_workers", "0"),
+                    *("--img_size", str(self.image_size), "--batch_size", "64", "--num_workers", workers),
                     *("--cached_path", str(folder / f"cache_{split}"), "--tokenizer_config", str(written)),
                     *("--tokenizer_checkpoint", str(weights)),
                     *(("--max_images", str(limit)) if limit else ()),
@@ -213,11 +215,12 @@ class Plan:
 
     def _tokenizer_evaluation(self, name: str, seed: int, folder: Path, tokenizer: Path) -> Step:
         weights, result = tokenizer / "model.safetensors", folder / "tokenizer.json"
+        workers = self._tokenizer_config("stage1", self.config.variants[name]).dataset.params.num_workers_per_gpu
         command = (
             *("-m", "evaluation.evaluate_tokenizer", "--data_path", self.data, "--metrics", "rfid"),
             *("--tokenizer_config", str(tokenizer / "config.yaml"), "--tokenizer_checkpoint", str(weights)),
             *("--classifier", str(self.classifier), "--json", str(result)),
-            *("--batch_size", "64", "--num_workers", "0"),
+            *("--batch_size", "64", "--num_workers", str(workers)),
         )
         return Step(f"{name}, seed {seed}: reconstructions", command, (result,), (weights, self.classifier))
 
@@ -246,7 +249,7 @@ class Plan:
             *("--metrics", "is,fid,pr,agreement", "--batch_size", "256"),
         )
         title = f"{name}, seed {seed}"
-        return [
+        steps = [
             Step(
                 f"{title}: {sampling}",
                 ("sample_imagenet.py", f"config={written}"),
@@ -255,6 +258,11 @@ class Plan:
             ),
             Step(f"{title}: evaluation of {sampling}", judge, (result,), (npz, self.reference, self.classifier)),
         ]
+        if self.inception:
+            result = folder / f"{sampling}{INCEPTION}.json"
+            judge = (*judge[:3], "--inception", str(self.inception), "--json", str(result), "--metrics", "fid")
+            steps.append(Step(f"{title}: Inception on {sampling}", judge, (result,), (npz, self.reference)))
+        return steps
 
 
 def _num_codes(vq_model: Any) -> int:

@@ -15,7 +15,7 @@ HEADER = 24  # pixels of the variants' names above their samples
 
 def write_report(plan: Plan, rows: list[dict]) -> str:
     """Write table.md, measures.png, reconstructions.png and a picture of each kind of samples; the table."""
-    columns = measures(plan.config)
+    columns = [c for c in measures(plan.config) if all(c.key in row for row in rows)]
     text = table(rows, columns)
     write_atomically(plan.output / "table.md", lambda f: f.write(f"{text}\n".encode()))
     plot_measures(rows, [c for c in columns if c.key != "num_codes"], plan.output / "measures.png")

@@ -5,7 +5,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from ablation.config import AblationConfig
+from ablation.config import INCEPTION, AblationConfig
 from ablation.plan import Run
 from utils.tracking import last_logged
 
@@ -42,6 +42,7 @@ def measures(config: AblationConfig) -> list[Measure]:
             for sampling in config.samplings
             for title, key, digits, better, factor in (
                 ("FID", "fid", 2, "lower", 1),
+                ("FID of Inception", "inception_fid", 2, "lower", 1),
                 ("precision, %", "precision", 1, "higher", 100),
                 ("recall, %", "recall", 1, "higher", 100),
                 ("class agreement, %", "agreement", 1, "higher", 100),
@@ -69,9 +70,9 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
     }
     row |= {f"{p}_gap": (last_logged(run.codes_folder / p, "val_loss") - loss) * run.num_codes for p in config.probes}
     for sampling in config.samplings:
-        found = numbers(sampling)
-        found.pop("features")
-        row |= {f"{sampling}_{name}": value for name, value in found.items()}
+        for judged in (sampling, f"{sampling}{INCEPTION}"):
+            if (run.folder / f"{judged}.json").is_file():
+                row |= {f"{judged}_{name}": value for name, value in numbers(judged).items() if name != "features"}
     return row
 
 

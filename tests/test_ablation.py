@@ -10,7 +10,7 @@ from PIL import Image
 
 from ablation.config import AblationConfig
 from ablation.plan import Plan
-from ablation.results import Measure, table
+from ablation.results import Measure, collect, measures, table
 from tests import launch, toy
 from utils.config import load_config
 from utils.errors import UserError
@@ -101,6 +101,28 @@ def test_stage_2_keeps_the_encoder_of_its_codes(written):
         assert model.vq_model.encoder.num_heads == 4 and model.vq_model.codebook_size == 16
         assert not model.vq_model.decoder.causal
     assert configs[1].generator.codebook_size == 16
+
+
+def test_inception_judges_too_where_its_weights_are_at_hand(written, tmp_path, monkeypatch):
+    run = plan(written).runs[0]
+    before = {step.name for step in run.steps}
+    monkeypatch.setattr("ablation.plan.inception_weights", lambda given, download: tmp_path / "weights.pth")
+    made = plan(written)
+    [step] = [s for s in made.runs[0].steps if s.name not in before]
+    assert step.command[step.command.index("--inception") + 1] == str(tmp_path / "weights.pth")
+    assert "--classifier" not in step.command and step.inputs[0] == run.folder / "drawn.npz"
+    for name, numbers in {
+        "tokenizer": {"psnr": 20.0},
+        "drawn": {"features": "classifier", "fid": 1.0},
+        step.outputs[0].stem: {"features": "Inception", "fid": 30.0},
+    }.items():
+        (run.folder / f"{name}.json").write_text(json.dumps(numbers))
+    for name in ("ar", "reversed"):
+        (run.folder / name).mkdir()
+        (run.folder / name / "metrics.jsonl").write_text('{"step": 1, "val_loss": 2.0, "val_accuracy": 0.5}\n')
+    row = collect(run, made.config)
+    assert row["drawn_fid"] == 1.0 and row["drawn_inception_fid"] == 30.0 and row["nats_per_image"] == 8.0
+    assert "drawn_inception_fid" in {column.key for column in measures(made.config)}
 
 
 def test_a_small_classifier_as_loss_is_another_one_than_the_judge(written):

@@ -3,7 +3,8 @@
 python -m benchmarks.evaluation --samples 50000 --references 10000
 python -m benchmarks.evaluation --inception weights/weights-inception-2015-12-05-6726825d.pth --images 256
 
-Features are random numbers with the dimensions of Inception's; no timing depends on their values.
+Features are random numbers with the dimensions of Inception's; only how many pairs
+precision and recall compute exactly depends on their values.
 """
 
 import argparse

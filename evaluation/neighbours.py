@@ -1,12 +1,12 @@
 """Which points lie near which others, exactly, with nearly all of the work in products of low precision.
 
 For each pair of points a product in bfloat16 and a bound of its error tell that they are further apart
-than matters; the few pairs that this leaves open are computed in float32. On CPUs with bfloat16
-instructions a product costs a quarter of float32's; elsewhere float32 products take its place.
+than matters; the few pairs that this leaves open are computed in float32. That pays on CPUs with
+bfloat16 instructions (docs/benchmarks.md); elsewhere float32 products take its place.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -110,17 +110,13 @@ def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
         p, q, distances = near_pairs(block, block, bound, bound)
         others = p != q
         best.append(_smallest(p[others], distances[others], x.new_full((len(block), k), torch.inf)))
-    for i, j in _pairs_of(len(blocks)):
+    for i, j in combinations(range(len(blocks)), 2):
         # Nothing is nearer than 0: a point that has k copies of itself needs no more.
         reach = [torch.where(best[b][:, -1] > 0, best[b][:, -1], -torch.inf) for b in (i, j)]
         p, q, distances = near_pairs(blocks[i], blocks[j], *reach)
         best[i] = _smallest(p, distances, best[i])
         best[j] = _smallest(q, distances, best[j])
     return [b[:, -1] for b in best]
-
-
-def _pairs_of(count: int) -> Iterator[tuple[int, int]]:
-    return ((i, j) for i in range(count) for j in range(i + 1, count))
 
 
 def inside(

@@ -3,8 +3,8 @@
 python -m benchmarks.evaluation --samples 50000 --references 10000
 python -m benchmarks.evaluation --inception weights/weights-inception-2015-12-05-6726825d.pth --images 256
 
-Features are random numbers with the dimensions of Inception's; only how many pairs
-precision and recall compute exactly depends on their values.
+Features are random numbers with the dimensions of Inception's. Only how many pairs precision and
+recall compute exactly depends on their values: `--features` chooses others than normal ones.
 """
 
 import argparse
@@ -53,15 +53,38 @@ def plain_precision_recall(r: np.ndarray, s: np.ndarray) -> tuple[float, float]:
     return float(inside_s.mean()), float(np.concatenate(inside_r).mean())
 
 
+def absolute_normal(rng: np.random.Generator, shape: tuple[int, int], samples: bool) -> np.ndarray:
+    return np.abs(rng.standard_normal(shape, dtype=np.float32))
+
+
+def decaying_spectrum(rng: np.random.Generator, shape: tuple[int, int], samples: bool) -> np.ndarray:
+    """The k-th direction has variance 1 / k."""
+    scales = np.arange(1, shape[1] + 1, dtype=np.float32) ** -0.5
+    return rng.standard_normal(shape, dtype=np.float32) * scales
+
+
+def heavy_tailed(rng: np.random.Generator, shape: tuple[int, int], samples: bool) -> np.ndarray:
+    return rng.standard_exponential(shape, dtype=np.float32) ** np.float32(1.5)
+
+
+def collapsed(rng: np.random.Generator, shape: tuple[int, int], samples: bool) -> np.ndarray:
+    """Samples that are nearly one point."""
+    x = rng.standard_normal(shape, dtype=np.float32)
+    return 1 + np.float32(0.02) * x if samples else np.abs(x)
+
+
+FEATURES = {f.__name__: f for f in (absolute_normal, decaying_spectrum, heavy_tailed, collapsed)}
+
+
 def measure_statistics(args: argparse.Namespace, device: torch.device) -> None:
     rng = np.random.default_rng(0)
 
-    def features(n: int, width: int) -> np.ndarray:
-        return np.abs(rng.standard_normal((n, width), dtype=np.float32))
+    def features(width: int) -> list[np.ndarray]:
+        sizes = ((args.references, False), (args.samples, True))
+        return [FEATURES[args.features](rng, (n, width), samples) for n, samples in sizes]
 
-    pool = [features(n, POOL) for n in (args.references, args.samples)]
-    spatial = [features(n, SPATIAL) for n in (args.references, args.samples)]
-    logits = features(args.samples, CLASSES)
+    pool, spatial = features(POOL), features(SPATIAL)
+    logits = absolute_normal(rng, (args.samples, CLASSES), True)
 
     def on_device(x: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(x).to(device)
@@ -112,6 +135,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--references", type=int, default=10_000)
     parser.add_argument("--parts", help="of FID,sFID,IS,precision; default: all")
+    parser.add_argument("--features", choices=FEATURES, default="absolute_normal", help="what they are drawn from")
     parser.add_argument("--inception", help="weights: measure the network instead")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=64)

@@ -1,89 +1,136 @@
-"""Which points lie near which others, exactly, with nearly all of the work in products of low precision.
+"""Which points lie near which others, exactly, with nearly all of the work in cheap products.
 
-For each pair of points a product in bfloat16 and a bound of its error tell that they are further apart
-than matters; the few pairs that this leaves open are computed in float32. That pays on CPUs with
-bfloat16 instructions (docs/benchmarks.md); elsewhere float32 products take its place.
+For each pair of points a product of rounded numbers and a bound of its error tell that they are further
+apart than matters; the few pairs that this leaves open are computed in float32. On CPUs with
+instructions for it the numbers are 8-bit integers (docs/benchmarks.md), elsewhere float32.
 """
 
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modeling.precision import full_float32
-from utils.cpu import can_pack
+from utils.cpu import multiplies_int8
 
 # Points whose distances to as many others are held at a time, and single pairs at a time: few enough
 # for a CPU's caches, many enough for a GPU.
-BLOCK = {"cpu": 1000, "cuda": 8192}
-PAIRS = {"cpu": 64, "cuda": 16384}
-MOST_OPEN = 0.05  # of all pairs, after which rounded products are of no use
-ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23}
+BLOCK = {"cpu": 2000, "cuda": 8192}
+PAIRS = {"cpu": 128, "cuda": 16384}
+MOST_OPEN = 0.02  # of all pairs, after which products in float32 cost less than the open pairs
+LARGEST = 126  # of 127: what is rounded up stays in range
+SMALLEST = 1e-30  # the step of a point at the origin
+UNIT_ROUNDOFF = 2.0**-24
+# Each coordinate of x is rounded up or down at random such that its mean is right. The errors e are
+# independent, of mean zero and within intervals of the step s, so that (Hoeffding 1963)
+# P(e . y >= t) <= exp(-2 t^2 / (s |y|)^2): 1e-14 for t = 4 s |y|. It matters for pairs within reach only: of
+# ten million of these, that one is taken for further apart has a chance of one in a million.
+DEVIATION = 4.0
 
 
 @dataclass(frozen=True)
 class Points:
-    """Some points, and what bounds the error of their rounded copies' products."""
+    """Some points, and what their products are computed from."""
 
     exact: Tensor  # (n, d) float32
-    rounded: Tensor  # (n, d)
     half_squares: Tensor  # (n,) |x|^2 / 2
-    norm: float  # the largest |x|
-    error: float  # the largest |x - rounded x|
+    norms: Tensor  # (n,) the larger of |x| and |rounded x|
+    integers: Tensor | None  # (n, d) int8: rounded x over its step; None: products are of `exact`
+    steps: Tensor  # (n,); 0 without integers
 
     @staticmethod
-    def of(x: Tensor) -> "Points":
-        low = x.device.type == "cpu" and can_pack(torch.bfloat16)
-        rounded = x.bfloat16() if low else x
-        error = float((x - rounded.float()).norm(dim=1).max()) if low else 0.0
-        return Points(x, rounded, x.square().sum(1) / 2, float(x.norm(dim=1).max()), error)
+    def of(x: Tensor, generator: torch.Generator | None = None) -> "Points":
+        """x: (n, d) float32, best centred. With a generator of random numbers x is rounded, where that pays."""
+        norms = x.norm(dim=1)
+        if generator is None or x.device.type != "cpu" or not multiplies_int8():
+            return Points(x, norms.square() / 2, norms, None, torch.zeros_like(norms))
+        steps = x.abs().amax(1).clamp_min(SMALLEST) / LARGEST
+        rounded = torch.rand(x.shape, generator=generator).add_(x / steps[:, None]).floor_()
+        rounded_norms = rounded.norm(dim=1) * steps
+        return Points(x, norms.square() / 2, torch.maximum(norms, rounded_norms), rounded.to(torch.int8), steps)
 
     def __len__(self) -> int:
         return len(self.exact)
 
-
-def in_blocks(x: Tensor) -> list[Points]:
-    """x: (n, d) float32, best centred: errors grow with the points' norms."""
-    return [Points.of(part) for part in x.tensor_split(-(-len(x) // BLOCK[x.device.type]))]
+    def without_rounding(self) -> "Points":
+        return Points(self.exact, self.half_squares, self.norms, None, torch.zeros_like(self.steps))
 
 
-def _near(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, rounded: bool) -> Tensor:
-    """(n, m) bool: pairs that may be within reach of each other, as far as their products tell."""
-    with full_float32():
-        products = a.rounded @ b.rounded.T if rounded else a.exact @ b.exact.T
-    # |x.y - x'.y'| <= |x - x'| |y| + |x'| |y - y'|, and the product is itself rounded: each of its d
-    # additions in float32, and the sum to its dtype. So are the squares that it is compared with.
-    additions = a.exact.shape[1] * ROUNDING[torch.float32]
-    error_a, error_b = (a.error, b.error) if rounded else (0.0, 0.0)
-    slack = error_a * b.norm + (a.norm + error_a) * error_b
-    slack += (ROUNDING[products.dtype] + additions) * (a.norm + error_a) * (b.norm + error_b)
-    slack += additions * (a.norm**2 + b.norm**2) / 2
-    # |x - y|^2 <= reach is x.y - |y|^2 / 2 >= (|x|^2 - reach) / 2.
-    near = (products - b.half_squares) >= (a.half_squares - reach_a / 2 - slack)[:, None]
-    near |= (products - a.half_squares[:, None]) >= b.half_squares - reach_b / 2 - slack
-    return near
+def in_blocks(x: Tensor, centre: Tensor, generator: torch.Generator | None = None) -> list[Points]:
+    """x: (n, d), any dtype; centre: (d,) float32, near the points, as errors grow with their distance from it.
+
+    Generator: as for `Points.of`.
+    """
+    parts = x.tensor_split(-(-len(x) // BLOCK[x.device.type]))
+    return [Points.of(part.float() - centre, generator) for part in parts]
 
 
-def near_pairs(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _half_distances(a: Points, b: Points) -> Tensor:
+    """(n, m): half the squared distances, or less where they are not known better; but for float32's rounding."""
+    if a.integers is not None and b.integers is not None:
+        products = torch._int_mm(a.integers, b.integers.T).float()
+        # x.y is at most the products of the rounded points and DEVIATION (s |y| + |x| s'), with steps s and s':
+        # x'.y' - x.y = (x' - x).y + x'.(y' - y).
+        products.add_(DEVIATION * b.norms / b.steps).mul_(a.steps[:, None])
+        products.add_(DEVIATION * a.norms[:, None]).mul_(b.steps)
+    else:
+        with full_float32():
+            products = a.exact @ b.exact.T
+    return torch.sub(b.half_squares, products, out=products).add_(a.half_squares[:, None])
+
+
+def _limits(a: Points, b: Points, reach: Tensor) -> Tensor:
+    """(n,): `_half_distances` above these are of pairs of `a` and any of `b` that are further apart than a's reach."""
+    # Sums in float32, of terms whose sizes are at most 2 |x||y| and both halves of squares together.
+    terms = 2 * a.norms * b.norms.max() + a.half_squares + b.half_squares.max()
+    return reach / 2 + 2 * a.exact.shape[1] * UNIT_ROUNDOFF * terms
+
+
+def _not_above(distances: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (n, m): where the first are not above the second; indices (k,) and (k,)."""
+    if distances.device.type == "cpu":  # many times as fast as torch's
+        flat = torch.from_numpy(np.flatnonzero(distances.numpy() <= limits.numpy()))
+    else:
+        flat = (distances <= limits).flatten().nonzero()[:, 0]
+    i = flat.div(distances.shape[1], rounding_mode="floor")
+    return i, flat - i * distances.shape[1]
+
+
+def _exact(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
+    """Squared distances (k,) of the pairs with indices i (k,) into a and j (k,) into b."""
+    size = PAIRS[i.device.type]
+    distances = [  # index_select: on CPUs many times as fast as a.exact[p]
+        a.exact.index_select(0, p).sub_(b.exact.index_select(0, q)).square_().sum(1)
+        for p, q in zip(i.split(size), j.split(size), strict=True)
+    ]
+    return torch.cat(distances) if distances else a.exact.new_zeros(0)
+
+
+def near_pairs(
+    a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, distances: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs whose squared distance is at most `reach_a` of the one or `reach_b` of the other, and maybe some more.
 
-    reach_a: (n,), reach_b: (m,). Returns indices into a (k,) and into b (k,), and squared distances (k,).
+    reach_a: (n,), reach_b: (m,). Returns indices into a (k,) and into b (k,), and squared distances (k,). With `b`
+    the same as `a`, each pair of different points comes once. `distances`: their `_half_distances`, if known.
     """
-    near = _near(a, b, reach_a, reach_b, rounded=True)
-    if near.sum() > MOST_OPEN * near.numel():  # points closer together than rounding can tell apart
-        near = _near(a, b, reach_a, reach_b, rounded=False)
-    i, j = near.nonzero(as_tuple=True)
-    distances = []
-    size = PAIRS[i.device.type]
-    for p, q in zip(i.split(size), j.split(size), strict=True):
-        difference = a.exact[p].sub_(b.exact[q])
-        distances.append(torch.linalg.vecdot(difference, difference))
-    return i, j, torch.cat(distances) if distances else a.exact.new_zeros(0)
+    for p, q in ((a, b), (a.without_rounding(), b.without_rounding())):
+        distances = _half_distances(p, q) if distances is None else distances
+        i, j = _not_above(distances, torch.maximum(_limits(p, q, reach_a)[:, None], _limits(q, p, reach_b)))
+        if len(i) <= MOST_OPEN * distances.numel():  # else they are closer together than rounding can tell apart
+            break
+        distances = None
+    if a is b:
+        i, j = i[i < j], j[i < j]
+    return i, j, _exact(a, b, i, j)
 
 
 def _smallest(rows: Tensor, values: Tensor, best: Tensor) -> Tensor:
     """The smallest of `best` (n, k) and of the `values` (m,) that belong to each of the rows (m,), sorted."""
+    smaller = values < best[rows, -1]
+    rows, values = rows[smaller], values[smaller]
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, values = rows[order], values[order]
@@ -99,17 +146,13 @@ def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
     """Squared distance of each point to its k-th nearest other point, block by block; at least k + 1 points."""
     best: list[Tensor] = []
     for block in blocks:
-        x, half = block.exact, block.half_squares
-        with full_float32():
-            distances = torch.addmm(half, x, x.T, alpha=-1).add_(half[:, None])
-        distances.fill_diagonal_(torch.inf)
-        bound = distances.new_full((len(block),), torch.inf)
-        if len(block) > k:  # rounding may have chosen others than the nearest, which bound them all the same
-            chosen = distances.topk(k, dim=1, largest=False).indices.T
-            bound = torch.stack([(x - x[column]).square().sum(1) for column in chosen]).amax(0)
-        p, q, distances = near_pairs(block, block, bound, bound)
-        others = p != q
-        best.append(_smallest(p[others], distances[others], x.new_full((len(block), k), torch.inf)))
+        x = block.exact
+        bound, half = x.new_full((len(block),), torch.inf), _half_distances(block, block).fill_diagonal_(torch.inf)
+        if len(block) > k:  # rounding may choose others than the nearest, which are as far or further
+            chosen = half.topk(k, dim=1, largest=False).indices.T
+            bound = torch.stack([(x - x.index_select(0, column)).square().sum(1) for column in chosen]).amax(0)
+        p, q, distances = near_pairs(block, block, bound, bound, half)
+        best.append(_smallest(torch.cat([p, q]), distances.repeat(2), x.new_full((len(block), k), torch.inf)))
     for i, j in combinations(range(len(blocks)), 2):
         # Nothing is nearer than 0: a point that has k copies of itself needs no more.
         reach = [torch.where(best[b][:, -1] > 0, best[b][:, -1], -torch.inf) for b in (i, j)]
@@ -117,6 +160,35 @@ def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
         best[i] = _smallest(p, distances, best[i])
         best[j] = _smallest(q, distances, best[j])
     return [b[:, -1] for b in best]
+
+
+def _mark_inside(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, in_b: Tensor, in_a: Tensor) -> None:
+    """Mark points of b in `in_b` (m,) that a point of a has within `reach_a`, and the other way round in `in_a` (n,).
+
+    Points that are marked already cost nothing further.
+    """
+
+    def mark(i: Tensor, j: Tensor) -> None:
+        distances = _exact(a, b, i, j)
+        in_b[j[distances <= reach_a[i]]] = True
+        in_a[i[distances <= reach_b[j]]] = True
+
+    def open_pairs() -> tuple[Tensor, Tensor]:
+        limits = torch.maximum(rows.where(~in_b, -torch.inf), columns.where(~in_a[:, None], -torch.inf))
+        return _not_above(distances, limits)
+
+    for p, q in ((a, b), (a.without_rounding(), b.without_rounding())):
+        distances = _half_distances(p, q)
+        rows, columns = _limits(p, q, reach_a)[:, None], _limits(q, p, reach_b)
+        i, j = open_pairs()
+        if len(i) > len(a) + len(b):  # the most promising pair of each point first: it settles most of them
+            each_a, each_b = (torch.arange(len(x), device=i.device) for x in (a, b))
+            mark((distances - rows).argmin(0), each_b)
+            mark(each_a, (distances - columns).argmin(1))
+            i, j = open_pairs()
+        if len(i) <= MOST_OPEN * distances.numel():
+            break
+    mark(i, j)
 
 
 def inside(
@@ -132,7 +204,5 @@ def inside(
     )
     for i, a in enumerate(centres):
         for j, b in enumerate(others):
-            p, q, distances = near_pairs(a, b, radii[i], other_radii[j])
-            hit[j][q[distances <= radii[i][p]]] = True
-            hit_centres[i][p[distances <= other_radii[j][q]]] = True
+            _mark_inside(a, b, radii[i], other_radii[j], hit[j], hit_centres[i])
     return torch.cat(hit), torch.cat(hit_centres)

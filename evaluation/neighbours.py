@@ -21,7 +21,7 @@ BLOCK = {"cpu": 2000, "cuda": 8192}
 PAIRS = {"cpu": 128, "cuda": 16384}
 MOST_OPEN = 0.02  # of all pairs, after which products in float32 cost less than the open pairs
 LARGEST = 126  # of 127: what is rounded up stays in range
-SMALLEST = 1e-30  # the step of a point at the origin
+SMALLEST = 1e-30  # largest coordinate that a point at the origin is taken to have
 UNIT_ROUNDOFF = 2.0**-24
 # Each coordinate of x is rounded up or down at random such that its mean is right. The errors e are
 # independent, of mean zero and within intervals of the step s, so that (Hoeffding 1963)
@@ -142,6 +142,11 @@ def _smallest(rows: Tensor, values: Tensor, best: Tensor) -> Tensor:
     return torch.cat([best, found], dim=1).sort(dim=1).values[:, : best.shape[1]]
 
 
+def _unless_zero(radii: Tensor) -> Tensor:
+    """Nothing is nearer than 0: a point that has enough copies of itself needs to be compared with no others."""
+    return torch.where(radii > 0, radii, -torch.inf)
+
+
 def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
     """Squared distance of each point to its k-th nearest other point, block by block; at least k + 1 points."""
     best: list[Tensor] = []
@@ -151,12 +156,12 @@ def squared_radii(blocks: list[Points], k: int) -> list[Tensor]:
         if len(block) > k:  # rounding may choose others than the nearest, which are as far or further
             chosen = half.topk(k, dim=1, largest=False).indices.T
             bound = torch.stack([(x - x.index_select(0, column)).square().sum(1) for column in chosen]).amax(0)
-        p, q, distances = near_pairs(block, block, bound, bound, half)
-        best.append(_smallest(torch.cat([p, q]), distances.repeat(2), x.new_full((len(block), k), torch.inf)))
+        reach = _unless_zero(bound)
+        p, q, distances = near_pairs(block, block, reach, reach, half)
+        start = torch.where(bound > 0, torch.inf, bound)[:, None].repeat(1, k)
+        best.append(_smallest(torch.cat([p, q]), distances.repeat(2), start))
     for i, j in combinations(range(len(blocks)), 2):
-        # Nothing is nearer than 0: a point that has k copies of itself needs no more.
-        reach = [torch.where(best[b][:, -1] > 0, best[b][:, -1], -torch.inf) for b in (i, j)]
-        p, q, distances = near_pairs(blocks[i], blocks[j], *reach)
+        p, q, distances = near_pairs(blocks[i], blocks[j], *(_unless_zero(best[b][:, -1]) for b in (i, j)))
         best[i] = _smallest(p, distances, best[i])
         best[j] = _smallest(q, distances, best[j])
     return [b[:, -1] for b in best]

@@ -65,15 +65,27 @@ def test_rounded_products_do_not_overestimate_distances(generator):
         assert (found >= half - 2 * slack - allowed).all()
 
 
-def test_few_pairs_are_left_open(generator):
-    """Else it would be slow: of 60 x 60 pairs hardly more than those within reach."""
+def test_few_pairs_are_left_open(generator, monkeypatch):
+    """Else it would be slow: of 600 x 600 pairs hardly more than those within reach, by the first products alone."""
     torch.manual_seed(0)
-    a, b = (neighbours.Points.of(torch.randn(60, 512), generator) for _ in range(2))
+    a, b = (neighbours.Points.of(torch.randn(600, 512), generator) for _ in range(2))
     distances = squared(a.exact, b.exact)
-    reach = distances.flatten().kthvalue(100).values.float() * (1 + 1e-5)
-    found = neighbours.near_pairs(a, b, reach.expand(60), reach.expand(60))
-    assert 100 <= len(found[2]) < 400
-    assert int((found[2] <= reach).sum()) == 100
+    reach = distances.flatten().kthvalue(300).values.float() * (1 + 1e-5)
+    calls, products = [], neighbours._half_distances
+    monkeypatch.setattr(neighbours, "_half_distances", lambda *points: calls.append(1) or products(*points))
+    found = neighbours.near_pairs(a, b, reach.expand(600), reach.expand(600))
+    assert len(calls) == 1
+    assert 300 <= len(found[2]) < 1500
+    assert int((found[2] <= reach).sum()) == 300
+
+
+def test_copies_need_no_comparison(generator, monkeypatch):
+    x = torch.randn(1, 96).expand(180, 96).contiguous()
+    pairs, exact = [], neighbours._exact
+    monkeypatch.setattr(neighbours, "_exact", lambda a, b, i, j: pairs.append(len(i)) or exact(a, b, i, j))
+    radii = neighbours.squared_radii(neighbours.in_blocks(x, torch.zeros(96), generator), 3)
+    assert not torch.cat(radii).any()
+    assert sum(pairs) == 0
 
 
 def test_collapsed_points_are_settled_by_few_pairs(generator, monkeypatch):

@@ -5,6 +5,7 @@ apart than matters; the few pairs that this leaves open are computed in float32.
 instructions for it the numbers are 8-bit integers (docs/benchmarks.md), elsewhere float32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -108,6 +109,13 @@ def _exact(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
     return torch.cat(distances) if distances else a.exact.new_zeros(0)
 
 
+def _looks(a: Points, b: Points) -> Iterator[tuple[Points, Points]]:
+    """What tells pairs apart: the points as they are, then without rounding, where that leaves too many open."""
+    yield a, b
+    if a.integers is not None:
+        yield a.without_rounding(), b.without_rounding()
+
+
 def near_pairs(
     a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, distances: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +124,7 @@ def near_pairs(
     reach_a: (n,), reach_b: (m,). Returns indices into a (k,) and into b (k,), and squared distances (k,). With `b`
     the same as `a`, each pair of different points comes once. `distances`: their `_half_distances`, if known.
     """
-    for p, q in ((a, b), (a.without_rounding(), b.without_rounding())):
+    for p, q in _looks(a, b):
         distances = _half_distances(p, q) if distances is None else distances
         i, j = _not_above(distances, torch.maximum(_limits(p, q, reach_a)[:, None], _limits(q, p, reach_b)))
         if len(i) <= MOST_OPEN * distances.numel():  # else they are closer together than rounding can tell apart
@@ -182,7 +190,7 @@ def _mark_inside(a: Points, b: Points, reach_a: Tensor, reach_b: Tensor, in_b: T
         limits = torch.maximum(rows.where(~in_b, -torch.inf), columns.where(~in_a[:, None], -torch.inf))
         return _not_above(distances, limits)
 
-    for p, q in ((a, b), (a.without_rounding(), b.without_rounding())):
+    for p, q in _looks(a, b):
         distances = _half_distances(p, q)
         rows, columns = _limits(p, q, reach_a)[:, None], _limits(q, p, reach_b)
         i, j = open_pairs()

@@ -75,7 +75,7 @@ def test_few_pairs_are_left_open(generator, monkeypatch):
     monkeypatch.setattr(neighbours, "_half_distances", lambda *points: calls.append(1) or products(*points))
     found = neighbours.near_pairs(a, b, reach.expand(600), reach.expand(600))
     assert len(calls) == 1
-    assert 300 <= len(found[2]) < 1500
+    assert 300 <= len(found[2]) < 1200
     assert int((found[2] <= reach).sum()) == 300
 
 

@@ -14,6 +14,7 @@ from dataset.image_folder import list_images
 from dataset.pretokenize import pretokenize
 from dataset.token_cache import open_token_cache
 from modeling.build import load_tokenizer
+from utils.arguments import at_least
 from utils.config import read_tokenizer_config
 from utils.distributed import init_process
 from utils.errors import UserError, entry_point
@@ -34,18 +35,18 @@ def parse_arguments() -> argparse.Namespace:
 
     add("--data_path", "folder with SPLIT/<class>/<image>")
     add("--split", "sub-folder of --data_path to encode", default="train")
-    add("--max_images", "encode so many, spread evenly over the classes; all by default", type=int)
-    add("--img_size", "side of the views in pixels", type=int, default=256)
+    add("--max_images", "encode so many, spread evenly over the classes; all by default", type=at_least(1))
+    add("--img_size", "side of the views in pixels", type=at_least(1), default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")
     add("--cached_path", "cache folder to write", type=Path, default=Path("cache_alitok"))
-    add("--batch_size", "images (not views) per process and batch", type=int, default=32)
-    add("--num_workers", "decoding processes per process", type=int, default=8)
+    add("--batch_size", "images (not views) per process and batch", type=at_least(1), default=32)
+    add("--num_workers", "decoding processes per process", type=at_least(0), default=8)
     add("--tokenizer_config", f"YAML with model.vq_model (default: {TOKENIZER_CONFIG})")
     add("--tokenizer_checkpoint", f"tokenizer weights (default: {TOKENIZER_CHECKPOINT})")
     add("--device", "default: a GPU if there is one", choices=("cuda", "cpu"))
     add("--precision", "default: bf16 on a GPU, fp32 on the CPU", choices=("fp32", "bf16"))
     add("--format", "layout of the cache; npz is the published one", choices=LAYOUTS, default="packed")
-    add("--shard_size", "images that a killed process may have to encode again", type=int, default=SHARD_SIZE)
+    add("--shard_size", "images that a killed process may have to encode again", type=at_least(1), default=SHARD_SIZE)
     add("--skip_bad", "leave out files that cannot be decoded, and list them in the metadata", action="store_true")
     add(
         "--check",
@@ -54,16 +55,13 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="CACHE",
     )
-    add("--check_images", "with --check: compare this many images with float32 encoding", type=int, default=16)
+    add("--check_images", "with --check: compare this many images with float32 encoding", type=at_least(1), default=16)
     return parser.parse_args()
 
 
 def encode(args: argparse.Namespace) -> None:
     if not args.data_path:
         raise UserError("--data_path is missing: a folder with train/<class>/<image>")
-    for name, least in (("batch_size", 1), ("num_workers", 0), ("img_size", 1), ("shard_size", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     state = init_process(args.device)
     config_file = args.tokenizer_config or TOKENIZER_CONFIG
     checkpoint = args.tokenizer_checkpoint or TOKENIZER_CHECKPOINT

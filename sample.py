@@ -12,8 +12,9 @@ import torch
 from dataset.imagenet_names import class_id
 from modeling.guidance import SCHEDULES
 from modeling.pipeline import PRECISIONS, AliTokPipeline
+from utils.arguments import at_least
 from utils.distributed import init_process
-from utils.errors import UserError, entry_point
+from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
 
 
@@ -22,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("source", help="folder of a training, hub id (name/repository), or the generator's weights with --config")
     add("--classes", required=True, help="numbers or ImageNet names, separated by commas; a row of the grid each")
-    add("--per_class", type=int, default=4, help="images of each class (default: 4)")
+    add("--per_class", type=at_least(1), default=4, help="images of each class (default: 4)")
     add("--output", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
     add("--tokenizer", help="tokenizer weights; default: what lies beside the generator, or its configuration names")
     add("--config", help="YAML with model.vq_model and model.generator; default: config.yaml in the folder")
@@ -31,10 +32,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--guidance_scale_pow", type=float, help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
     add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
-    add("--top_k", type=int, help="default: all codes")
+    add("--top_k", type=at_least(1), help="default: all codes")
     add("--top_p", type=float, help="default: all codes")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
-    add("--batch_size", type=int, default=32, help="images at a time (default: 32)")
+    add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     return parser.parse_args()
 
@@ -42,8 +43,6 @@ def parse_arguments() -> argparse.Namespace:
 @entry_point
 def main() -> None:
     args = parse_arguments()
-    if args.per_class < 1 or args.batch_size < 1:
-        raise UserError("--per_class and --batch_size must be at least 1")
     names = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     words = args.classes.split(",")

@@ -4,6 +4,7 @@ python -m ablation.run config=configs/fashion_mnist/ablation.yaml
 """
 
 import json
+from pathlib import Path
 
 from ablation.config import AblationConfig
 from ablation.plan import Plan
@@ -12,7 +13,7 @@ from ablation.results import collect, one_line
 from utils.atomic import write_atomically
 from utils.config import load_config
 from utils.errors import entry_point
-from utils.steps import Step, run_steps
+from utils.steps import Step, alone, run_steps
 
 
 class Results:
@@ -52,10 +53,11 @@ class Results:
 @entry_point
 def main() -> None:
     config = load_config(AblationConfig, __doc__)
-    plan = Plan(config)
-    results = Results(plan)
-    run_steps(plan.steps, plan.output, jobs=config.jobs, capture=True, finished=results.add)
-    print("\n" + write_report(plan, results.rows()))
+    with alone(Path(config.output_dir)):
+        plan = Plan(config)
+        results = Results(plan)
+        run_steps(plan.steps, plan.output, jobs=config.jobs, capture=True, finished=results.add)
+        print("\n" + write_report(plan, results.rows()))
 
 
 if __name__ == "__main__":

@@ -2,22 +2,27 @@
 
 python -m benchmarks.ar_training --config configs/alitok_b.yaml --batch_size 128
 python -m benchmarks.ar_training --batch_size 2 --steps 4 --precision no     # on a CPU
-python -m benchmarks.ar_training --memory 32,64,128                          # peak GPU memory of batch sizes
+python -m benchmarks.ar_training --memory 32,64,128      # peak GPU memory, counted, and where a GPU is measured
 
 Utilisation is the operations of the model's matrix products (train_generator/model_flops.py) over the
 measured peak of one large matrix product in the same precision.
 """
 
 import argparse
+import gc
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from benchmarks.machine import announce
 from benchmarks.reference_generator import PlainGenerator, PlainStep
+from benchmarks.training_memory import count_memory
 from dataset.cache_metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
 from dataset.cache_writer import cache_writer
 from dataset.image_folder import ImageList
@@ -73,60 +78,85 @@ def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:
     return load_config(ARConfig, "", overrides)
 
 
-def report(name: str, trainer: GeneratorTrainer, images: int, seconds: float, note: str = "") -> None:
-    rate = images / seconds
-    utilisation = rate * trainer.flops_per_image / trainer.peak
-    tokens = rate * trainer.generator.num_codes
-    print(f"{name:>10}: {rate:9.2f} images/s {tokens:11.0f} tokens/s {utilisation:7.1%} of peak{note}", flush=True)
+def real_step(trainer: GeneratorTrainer, waits: list[float]) -> Callable[[], Any]:
+    """A step of the real loop, its data loader included; appends the seconds it waited for data to `waits`."""
+    loader = iter(trainer.loader())
+
+    def step() -> None:
+        before = time.perf_counter()
+        batch = trainer.to_device(next(loader))
+        waits.append(time.perf_counter() - before)
+        trainer.train_step([batch])
+
+    return step
+
+
+def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
+    """A step of the plain loop, whose batch is on the device already."""
+    settings, size = config.model.generator, config.training.per_gpu_batch_size
+    codes = torch.randint(settings.codebook_size, (size, settings.image_seq_len), device=accelerator.device)
+    class_ids = torch.randint(settings.condition_num_classes, (size,), device=accelerator.device)
+    step = PlainStep(PlainGenerator(settings).to(accelerator.device), accelerator.autocast)
+    return lambda: step(codes, class_ids)
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> None:
     config = load(args, scratch, args.batch_size)
     trainer = GeneratorTrainer(config)
-    device = trainer.accelerator.device
-    print(f"measured matrix-multiply peak: {trainer.peak / 1e12:.3f} TFLOP/s")
-    loader = iter(trainer.loader())
+    accelerator, device = trainer.accelerator, trainer.accelerator.device
+    flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.num_codes
+    print(f"measured matrix-multiply peak: {peak / 1e12:.3f} TFLOP/s")
+    del trainer
+    waits: list[float] = []
+    builders = {
+        "this": lambda: real_step(GeneratorTrainer(config), waits),
+        "plain": lambda: plain_step(config, accelerator),
+    }
+    ready: dict[str, Callable[[], Any]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in builders}
     waited = 0.0
-    plain = PlainStep(PlainGenerator(config.model.generator).to(device), trainer.accelerator.autocast)
-    batch = trainer.to_device(next(loader))
-    for _ in range(WARMUP):
-        trainer.train_step([batch])
-        plain(batch.codes, batch.class_ids)
-    ours, theirs = [], []
     for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(args.steps):
-            before = time.perf_counter()
-            batch = trainer.to_device(next(loader))
-            waited += time.perf_counter() - before
-            trainer.train_step([batch])
-        synchronize(device)
-        ours.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        for _ in range(args.steps):
-            plain(batch.codes, batch.class_ids)
-        synchronize(device)
-        theirs.append(time.perf_counter() - start)
-    images = args.steps * args.batch_size
-    for name, times in (("this", ours), ("plain", theirs)):
-        note = f", {waited / sum(ours):.2%} of the time waiting for data" if name == "this" else ""
-        report(name, trainer, images, float(np.median(times)), note)
-    ratios = np.array(theirs) / np.array(ours)  # of neighbours in time
+        for name, build in builders.items():
+            if name not in ready:
+                ready[name] = build()
+                for _ in range(WARMUP):
+                    ready[name]()
+            waits.clear()
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(args.steps):
+                ready[name]()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+            waited += sum(waits)
+            if args.apart:
+                ready.clear()
+                gc.collect()
+                torch.cuda.empty_cache()
+    for name, times in seconds.items():
+        rate = args.steps * args.batch_size / float(np.median(times))
+        note = f", {waited / sum(times):.2%} of the time waiting for data" if name == "this" else ""
+        line = f"{name:>10}: {rate:9.2f} images/s {rate * num_codes:11.0f} tokens/s {rate * flops / peak:7.1%} of peak"
+        print(line + note)
+    ratios = np.array(seconds["plain"]) / np.array(seconds["this"])  # of neighbours in time
     print(f"{'ratio':>10}: {np.median(ratios):9.2f} (rounds: {ratios.min():.2f} to {ratios.max():.2f})")
 
 
 def measure_memory(args: argparse.Namespace, scratch: Path) -> None:
     for batch_size in args.memory:
-        trainer = GeneratorTrainer(load(args, scratch, batch_size))
-        if trainer.accelerator.device.type != "cuda":
-            raise SystemExit("--memory needs a GPU")
-        loader = iter(trainer.loader())
-        torch.cuda.reset_peak_memory_stats()
-        for _ in range(WARMUP):
-            trainer.train_step([trainer.to_device(next(loader))])
-        print(f"batch {batch_size:4d}: {torch.cuda.max_memory_allocated() / 2**30:6.1f} GiB", flush=True)
-        del trainer, loader
+        config = load(args, scratch, batch_size)
+        memory = count_memory(config, batch_size)
+        gib = [f"{value / 2**30:.1f}" for value in (memory.total, memory.state, memory.kept, memory.backward)]
+        line = "counted {} GiB (state {}, kept for the backward {}, made by it {})".format(*gib)
+        if torch.cuda.is_available():
+            trainer = GeneratorTrainer(config)
+            loader = iter(trainer.loader())
+            torch.cuda.reset_peak_memory_stats()
+            for _ in range(WARMUP):
+                trainer.train_step([trainer.to_device(next(loader))])
+            line += f", measured {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            del trainer, loader
+        print(f"batch {batch_size:4d}: {line}", flush=True)
 
 
 def main() -> None:
@@ -135,6 +165,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="per round")
     parser.add_argument("--rounds", type=int, default=3, help="the median counts")
+    parser.add_argument("--apart", action="store_true", help="hold one of the two models at a time, built every round")
     parser.add_argument("--precision", default="bf16", help="training.mixed_precision")
     parser.add_argument("--compile", default="true")
     parser.add_argument("--checkpoint", default="false", help="activation checkpointing")

@@ -23,6 +23,7 @@ from dataset.cache_metadata import (
 from dataset.cache_writer import cache_writer
 from dataset.image_folder import ImageList
 from dataset.token_cache import TokenCache, open_token_cache
+from utils.arguments import at_least
 from utils.errors import UserError, entry_point
 
 CROPS = {10: "ten_crop", 2: "center_and_flip"}
@@ -79,8 +80,12 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", help="token cache of either layout")
     parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
-    parser.add_argument("--codebook_size", type=int, help="where SOURCE has no metadata.json: codes are below this")
-    parser.add_argument("--img_size", type=int, help="where SOURCE has no metadata.json: side of the views in pixels")
+    parser.add_argument(
+        "--codebook_size", type=at_least(1), help="where SOURCE has no metadata.json: codes are below this"
+    )
+    parser.add_argument(
+        "--img_size", type=at_least(1), help="where SOURCE has no metadata.json: side of the views in pixels"
+    )
     args = parser.parse_args()
     cache = open_token_cache(args.source)
     metadata = cache.metadata or describe(cache, args.codebook_size, args.img_size)

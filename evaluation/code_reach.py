@@ -14,6 +14,7 @@ from dataset.image_loader import CenterCrops
 from dataset.sampler import spread
 from modeling.build import load_tokenizer
 from modeling.tokenizer import AliTok
+from utils.arguments import at_least
 from utils.config import read_tokenizer_config
 from utils.distributed import init_process
 from utils.errors import entry_point
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
     parser.add_argument("--split", default="val", help="sub-folder of --data_path")
     parser.add_argument("--tokenizer", type=Path, nargs="+", required=True, help="output folders of trainings")
-    parser.add_argument("--images", type=int, default=64, help="spread evenly over the classes")
+    parser.add_argument("--images", type=at_least(1), default=64, help="spread evenly over the classes")
     args = parser.parse_args()
     device = init_process().device
     images = list_images(args.data_path, args.split)

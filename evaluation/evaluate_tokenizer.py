@@ -27,6 +27,7 @@ from evaluation.lpips import LPIPS, VGG16
 from evaluation.reconstruction import CodebookUsage, psnr, ssim
 from modeling.build import load_tokenizer
 from modeling.interfaces import Tokenizer
+from utils.arguments import at_least
 from utils.atomic import write_atomically
 from utils.config import read_tokenizer_config
 from utils.distributed import init_process
@@ -143,9 +144,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="val", help="sub-folder of --data_path")
     parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model")
     parser.add_argument("--tokenizer_checkpoint", default="weights/AliTok.pth", help="tokenizer weights")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--num_workers", type=int, default=8, help="decoding processes per process")
-    parser.add_argument("--max_images", type=int, help="evaluate so many, spread evenly; default: all")
+    parser.add_argument("--batch_size", type=at_least(1), default=32)
+    parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
+    parser.add_argument("--max_images", type=at_least(1), help="evaluate so many, spread evenly; default: all")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
     parser.add_argument("--inception", help="Inception weights for rFID; default: as the evaluator finds them")
     parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py) for Inception")

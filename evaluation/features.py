@@ -15,6 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.npz import NpzImages
+from utils.errors import UserError
+
+KINDS = ("pool", "spatial", "logits")
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Features:
 
     @staticmethod
     def concatenate(parts: list["Features"]) -> "Features":
-        return Features(*(torch.cat([getattr(p, k) for p in parts]) for k in ("pool", "spatial", "logits")))
+        return Features(*(torch.cat([getattr(p, k) for p in parts]) for k in KINDS))
 
 
 class Extractor(Protocol):
@@ -43,6 +46,7 @@ def extract(extractor: Extractor, images: NpzImages, batch_size: int, descriptio
     """Features of all images in their order, with a progress bar.
 
     Several processes take every n-th batch each; the main one gets all features, the others None.
+    Raises UserError for features that are not finite, of which no metric makes anything.
     """
     state = PartialState()
     mine: dict[int, Features] = {}
@@ -59,4 +63,11 @@ def extract(extractor: Extractor, images: NpzImages, batch_size: int, descriptio
         if gathered is None:
             return None
         mine = {number: features for part in gathered for number, features in part.items()}
-    return Features.concatenate([mine[number] for number in sorted(mine)])
+    features = Features.concatenate([mine[number] for number in sorted(mine)])
+    finite = torch.stack([getattr(features, kind).isfinite().all(1) for kind in KINDS]).all(0)
+    if not finite.all():
+        raise UserError(
+            f"{images.path}: features of {int((~finite).sum())} images, the first of them number"
+            f" {int(finite.int().argmin())}, are not finite numbers; are the weights of {extractor.name} damaged?"
+        )
+    return features

@@ -21,6 +21,7 @@ from evaluation.adm_metrics import RunningStatistics
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.npz import NpzImages, read_small
+from utils.arguments import at_least
 from utils.atomic import write_atomically
 from utils.distributed import init_process
 from utils.errors import UserError, entry_point
@@ -73,12 +74,12 @@ def main() -> None:
     source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>")
     source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
     add("--split", default="val", help="sub-folder of --data_path (default: val)")
-    add("--img_size", type=int, default=256, help="side of the centre crops in pixels (default: 256)")
-    add("--max_images", type=int, help="of --data_path, spread evenly; default: all")
+    add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
+    add("--max_images", type=at_least(1), help="of --data_path, spread evenly; default: all")
     add("--output", type=Path, required=True, help=".npz file to write")
     add("--inception", help="store the statistics of these Inception weights (.pth or .pb), too")
     add("--classifier", help="store those of this classifier (evaluation/train_classifier.py)")
-    add("--num_workers", type=int, default=0, help="decoding processes (default: 0)")
+    add("--num_workers", type=at_least(0), default=0, help="decoding processes (default: 0)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     args = parser.parse_args()
     device, extractor = init_process(args.device).device, None

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dataset.image_folder import ImageList, list_images, to_float
 from dataset.image_loader import CenterCrops
 from evaluation.classifier import Classifier, save_classifier
+from utils.arguments import at_least
 from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 
@@ -66,12 +67,12 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data_path", required=True, help="folder with train/ and val/")
-    parser.add_argument("--img_size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--img_size", type=at_least(1), default=32, help="side of the images in pixels")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--batch_size", type=at_least(1), default=128)
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order")
-    parser.add_argument("--num_workers", type=int, default=0, help="decoding processes")
+    parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():
         print(f"{args.output} is there already")

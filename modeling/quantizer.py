@@ -79,7 +79,8 @@ class VectorQuantizer(nn.Module):
         latents: (n, C), codes: (n,), distances: (n, K).
         """
         nearest, index = distances.min(dim=0)
-        counts = torch.bincount(codes, minlength=self.codebook_size)
+        # Not bincount, which makes the host wait for the GPU to learn the largest code.
+        counts = codes.new_zeros(self.codebook_size).scatter_add_(0, codes, torch.ones_like(codes))
         self._collected.append((counts, nearest, latents[index]))
 
     def recent_usage(self) -> Tensor:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from utils.errors import entry_point
-from utils.steps import Step, run_steps
+from utils.steps import Step, alone, run_steps
 
 CONFIGS = Path("configs/fashion_mnist")
 
@@ -125,7 +125,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
     args = parser.parse_args()
     started = time.perf_counter()
-    run_steps(pipeline(args.data_path, args.output, args.source), args.output)
+    with alone(args.output):
+        run_steps(pipeline(args.data_path, args.output, args.source), args.output)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
 
 

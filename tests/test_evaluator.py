@@ -12,6 +12,7 @@ import torch
 from evaluation.adm_metrics import statistics
 from evaluation.bootstrap import fid_interval
 from evaluation.classifier import Classifier, ClassifierExtractor, save_classifier
+from evaluation.features import Features, extract
 from evaluation.graph_def import read_constants
 from evaluation.inception import InceptionExtractor
 from evaluation.inception_graph import layer_names, read_inception_graph
@@ -232,6 +233,20 @@ def test_selected_metrics_alone(files):
     assert report.values.keys() == {"fid"} and report.lines().startswith("FID: ")
     with pytest.raises(UserError, match="unknown metrics fdi: choose of is,fid,sfid,pr,kid,agreement"):
         evaluate_npz(files / "reference.npz", files / "samples.npz", extractor, 64, metrics=("fdi",))
+
+
+def test_features_that_are_not_finite_are_refused(files):
+    extractor = ClassifierExtractor(files / "c.safetensors")
+
+    def overflowing(images: torch.Tensor) -> Features:
+        features = extractor(images)
+        features.spatial[images.flatten(1).sum(1) == total, 3] = torch.inf
+        return features
+
+    overflowing.name = "a network"
+    total = next(NpzImages(files / "samples.npz").batches(140))[70].sum(dtype=int)
+    with pytest.raises(UserError, match=r"samples.npz: features of 1 images, the first of them number 70, are not"):
+        extract(overflowing, NpzImages(files / "samples.npz"), 64, "samples")
 
 
 def test_class_agreement_is_the_share_of_samples_that_the_classifier_recognises(files, tmp_path):

@@ -111,3 +111,11 @@ def test_evaluator_files(run, tmp_path):
     assert "damaged or no .npz" in run(script, good, wrong, *use)
     assert "is no classifier" in run(script, good, good, "--classifier", good)
     assert "is not there" in run(script, good, good, "--inception", tmp_path / "none.pth")
+
+
+def test_counts_below_the_least(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["pretokenization.py", "--max_images", "0"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "pretokenization.py"), run_name="__main__")
+    assert caught.value.code == 2
+    assert capfd.readouterr().err.endswith("error: argument --max_images: is 0; it must be at least 1\n")

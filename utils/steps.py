@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,22 @@ class _Running:
     slot: int
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two runs in one folder would overwrite and remove each other's files.
+
+    Raises UserError if another run holds it.
+    """
+    records = folder / "steps"
+    records.mkdir(parents=True, exist_ok=True)
+    with (records / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is at work in {folder}") from None
+        yield
+
+
 def run_steps(
     steps: list[Step],
     folder: Path,
@@ -78,7 +94,7 @@ def run_steps(
     capture: bool = False,
     finished: Callable[[Step], Any] | None = None,
 ) -> None:
-    """Run what is not done of `steps`, whose records go to folder/steps/.
+    """Run what is not done of `steps`, whose records go to folder/steps/; to be called within `alone`.
 
     A step is done if its last record has the same command and inputs and its outputs are there. With
     another command or other inputs its outputs are removed first; otherwise what an interrupted run
@@ -101,7 +117,7 @@ def run_steps(
         if finished:
             finished(step)
 
-    with _alone(records), _stopping(running):
+    with _stopping(running):
         while waiting or running:
             ended = [item for item in running if item.process.poll() is not None]
             for item in sorted(ended, key=lambda item: item.process.returncode != 0):  # successes count in any case
@@ -185,17 +201,6 @@ def _close(item: _Running, records: Path, capture: bool) -> None:
         )
     item.record |= {"done": True, "seconds": round(time.perf_counter() - item.begun, 1)}
     _write(records / f"{item.step.slug}.json", item.record)
-
-
-@contextmanager
-def _alone(records: Path):
-    """Hold a lock: two runs in one folder would remove each other's outputs."""
-    with (records / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is at work in {records.parent}") from None
-        yield
 
 
 @contextmanager

@@ -13,6 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from evaluation.extractors import load_extractor  # noqa: E402
 from evaluation.report import ADM_METRICS, METRICS, evaluate_npz  # noqa: E402
+from utils.arguments import at_least  # noqa: E402
 from utils.atomic import write_atomically  # noqa: E402
 from utils.distributed import init_process  # noqa: E402
 from utils.errors import entry_point  # noqa: E402
@@ -29,14 +30,16 @@ def main() -> None:
         "--inception", help="weights of the 2015 Inception-v3: torch-fidelity's .pth or TensorFlow's .pb"
     )
     parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py) for Inception")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--batch_size", type=at_least(1), default=64)
     parser.add_argument(
         "--metrics",
         default=",".join(ADM_METRICS),
         help=f"of {','.join(METRICS)}; pr: precision, recall; agreement: share of the samples that --classifier"
         " recognises as their class (arr_1)",
     )
-    parser.add_argument("--bootstrap", type=int, default=0, help="resamplings for a 95 %% interval of FID, e.g. 100")
+    parser.add_argument(
+        "--bootstrap", type=at_least(0), default=0, help="resamplings for a 95 %% interval of FID, e.g. 100"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()

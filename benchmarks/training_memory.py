@@ -1,0 +1,125 @@
+"""Peak memory of an AR training step on a GPU, counted without a GPU.
+
+The forward pass runs on fake CUDA tensors, which have shapes and no data, and takes the operators that it takes on
+a GPU; what is alive at its end is what backward finds. The result is an upper bound of what PyTorch's allocator holds
+at one time; what it leaves unused between blocks, CUDA's context and NCCL's buffers (1 to 2 GiB) come on top.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from modeling.build import build_generator
+from utils.schema import ARConfig
+
+BYTES_PER_WEIGHT = 4 * 4  # float32: the weight, its gradient, AdamW's two moments
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class AliveTensors(TorchDispatchMode):
+    """Counts bytes of tensors that are made within it and have not been freed, each storage once."""
+
+    def __init__(self):
+        super().__init__()
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, self.alive())
+        return result
+
+    def alive(self) -> int:
+        self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
+        return sum(size for _, size in self._storages.values())
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one optimizer step with one micro-batch."""
+
+    state: int  # weights, gradients, moments, moving average
+    kept: int  # from forward to backward: activations, and the weights in autocast's precision
+    backward: int  # what backward makes beside them: gradients of the float32 logits, or a recomputed block
+
+    @property
+    def total(self) -> int:
+        return self.state + self.kept + self.backward
+
+
+def _flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal)[0]
+
+
+@contextmanager
+def pretended_cuda(precision: str) -> Iterator[None]:
+    """Fake tensors, autocast and the attention kernel of a GPU, none of which needs one to be there.
+
+    Within, modules made under `torch.device("cuda")` compute shapes and devices, forward only. Tensors on two
+    devices in one operation are an error, and so is what would wait for the GPU to see a value.
+    """
+    attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda")
+    try:
+        F.scaled_dot_product_attention = _flash_attention  # the choice of a kernel would ask the GPU
+        if precision in AUTOCAST:  # torch.autocast refuses where no GPU is
+            torch.set_autocast_dtype("cuda", AUTOCAST[precision])
+            torch.set_autocast_enabled("cuda", True)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        F.scaled_dot_product_attention = attention
+        torch.set_autocast_enabled("cuda", autocast)
+        torch.set_autocast_dtype("cuda", dtype)
+        torch.clear_autocast_cache()
+
+
+def on_pretended_cuda(module: torch.nn.Module) -> torch.nn.Module:
+    """`module` with other parameters and buffers of the same shapes: `Module.to` does not take fake tensors."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, torch.nn.Parameter(torch.empty_like(parameter, device="cuda"), parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty_like(buffer, device="cuda"))
+    return module
+
+
+def count_memory(config: ARConfig, batch_size: int) -> StepMemory:
+    """Memory of a step of `batch_size` images per GPU without compilation, which keeps less, and without FSDP."""
+    with torch.device("meta"):
+        generator = build_generator(config.model.generator).train()
+    with pretended_cuda(config.training.mixed_precision):
+        on_pretended_cuda(generator)
+        codes = torch.zeros(batch_size, generator.num_codes, dtype=torch.int64, device="cuda")
+        class_ids = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+        return count_forward(generator, codes, class_ids, average=config.training.use_ema)
+
+
+def count_forward(generator: torch.nn.Module, codes: Tensor, class_ids: Tensor, *, average: bool) -> StepMemory:
+    """StepMemory of this batch, whose forward pass is run; an AliTokGenerator in training mode."""
+    weights = sum(p.numel() for p in generator.parameters())
+    with AliveTensors() as tensors:
+        result = generator.loss(codes, class_ids)
+        kept = tensors.alive()
+    del result
+    backward = 2 * codes.numel() * generator.codebook_size * 4  # of the log-softmax's output and of its input
+    if generator.use_checkpoint:
+        x = torch.empty(*codes.shape, generator.config.hidden_size, device=codes.device, requires_grad=True)
+        with AliveTensors() as tensors:
+            result = generator.blocks[0](x, generator.rope[: codes.shape[1]])
+            backward = max(backward, tensors.alive())
+        del result
+    return StepMemory(weights * (BYTES_PER_WEIGHT + 4 * average), kept, backward)

@@ -1,0 +1,61 @@
+"""What can be known about a GPU without one: no operation mixes devices, no recorded step waits for a value."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
+from modeling.build import build_generator, build_tokenizer, cast_parameters
+from modeling.discriminator import Discriminator
+from modeling.sampler import CodeSampler, SamplingSettings
+from tests.conftest import ROOT
+from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
+from utils.config import load_config
+from utils.images import to_bytes
+from utils.schema import ARConfig, TokenizerConfig
+
+
+def test_pretending_finds_mistakes():
+    with pretended_cuda("no"):
+        ours, other = torch.zeros(2, device="cuda"), torch.zeros(2)
+        with pytest.raises(RuntimeError, match="device"):
+            ours + other
+        with pytest.raises(DataDependentOutputException):
+            float(ours[0])
+    assert torch.zeros(1).item() == 0 and not torch.is_autocast_enabled("cuda")
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}])
+def test_decoding_steps_can_be_recorded(changes):
+    """A CUDA graph holds no copies from the host and no waiting."""
+    model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model
+    generator = build_generator(model.generator).eval()
+    with pretended_cuda("no"), torch.no_grad():
+        on_pretended_cuda(generator)
+        cast_parameters(generator, torch.bfloat16)
+        sampler = CodeSampler(generator, SamplingSettings.of(model.generator, **changes), fixed_rows=3)
+        batch = sampler._empty_batch(torch.device("cuda"))
+        batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
+        for t in range(3):
+            batch.step(t)
+        assert batch.codes.device.type == "cuda" and batch.state.cache.keys.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_the_tokenizer_step_stays_on_its_device(precision):
+    config = load_config(TokenizerConfig, "", [f"config={ROOT}/configs/fashion_mnist/tokenizer_stage1.yaml"])
+    tokenizer, discriminator = build_tokenizer(config.model.vq_model).train(), Discriminator()
+    tokenizer.quantize.clustering = True
+    with pretended_cuda(precision):
+        on_pretended_cuda(tokenizer)
+        on_pretended_cuda(discriminator)
+        images = torch.zeros(2, 3, tokenizer.image_size, tokenizer.image_size, device="cuda")
+        output = tokenizer(images)
+        F.mse_loss(output.reconstruction, images) + output.quantizer_loss
+        F.mse_loss(output.prefix_image, tokenizer.prefix_target(images))
+        hinge_generator_loss(discriminator(output.reconstruction))
+        hinge_discriminator_loss(discriminator(images), discriminator(output.reconstruction))
+        tokenizer.quantize.update_codebook()
+        codes = tokenizer.eval().encode(images)
+        assert to_bytes(tokenizer.decode(codes)).device.type == "cuda"

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -96,7 +95,6 @@ def main() -> None:
         raise UserError("experiment.generator_checkpoint is not set: the weights to sample from")
     settings = settings_of(config)
     state = init_process()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.training.enable_tf32
     tokenizer = load_tokenizer(config.model.vq_model, experiment.tokenizer_checkpoint, state.device)
     generator = load_generator(config.model.generator, experiment.generator_checkpoint, state.device)
     check_fit(tokenizer, generator)

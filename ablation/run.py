@@ -13,7 +13,8 @@ from ablation.results import collect, one_line
 from utils.atomic import write_atomically
 from utils.config import load_config
 from utils.errors import entry_point
-from utils.steps import Step, alone, run_steps
+from utils.lock import alone
+from utils.steps import Step, run_steps
 
 
 class Results:

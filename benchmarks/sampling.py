@@ -114,10 +114,14 @@ def timed_writing(images: np.ndarray, scratch: str | None) -> float:
         return timed(lambda: shards.write(0, images), torch.device("cpu"))[0]
 
 
-def step_logits(generator, class_ids: Tensor, codes: Tensor) -> Tensor:
-    """Logits of the decoding steps along given codes: (B, T, K)."""
-    state = generator.start(class_ids)
-    return torch.stack([generator.step(state, codes[:, t - 1] if t else None) for t in range(codes.shape[1])], dim=1)
+def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list[float]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (B, T, K) of the decoding steps along given codes, without guidance and with it."""
+    classes = torch.cat([class_ids, torch.full_like(class_ids, generator.num_classes)])
+    state, codes = generator.start(classes), torch.cat([codes, codes])
+    steps = [generator.step(state, codes[:, t - 1] if t else None).double() for t in range(codes.shape[1])]
+    conditional, unconditional = torch.stack(steps, dim=1).chunk(2)
+    guided = unconditional + torch.tensor(scales, device=codes.device)[:, None] * (conditional - unconditional)
+    return conditional.log_softmax(-1), guided.log_softmax(-1)
 
 
 def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
@@ -126,15 +130,17 @@ def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch
     tokenizer = frozen(build_tokenizer(config.model.vq_model), device)
     class_ids = torch.arange(args.kl, device=device) % exact.num_classes
     codes = sample_codes(exact, class_ids, image_noise(0, range(args.kl), exact.num_codes), settings)
-    reference = step_logits(exact, class_ids, codes).double().log_softmax(-1)
+    scales = settings.scales(exact.num_codes) or [1.0] * exact.num_codes
+    references = step_distributions(exact, class_ids, codes, scales)
     AliTokPipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
-    rounded = step_logits(exact, class_ids, codes).double().log_softmax(-1)
-    kl = (reference.exp() * (reference - rounded)).sum(-1)
-    entropy = -(reference.exp() * reference).sum(-1).mean()
-    print(
-        f"KL of bf16 from float32 over {args.kl} trajectories: mean {kl.mean():.2e} nats per code, 99th percentile"
-        f" {kl.flatten().quantile(0.99):.2e}, largest {kl.max():.2e}; mean entropy {entropy:.2f} nats"
-    )
+    rounded = step_distributions(exact, class_ids, codes, scales)
+    print(f"KL of bf16 from float32 over {args.kl} trajectories, nats per code:")
+    for name, p, q in zip(("as they are", f"guided, up to {scales[-1]:g}"), references, rounded, strict=True):
+        kl, entropy = (p.exp() * (p - q)).sum(-1), -(p.exp() * p).sum(-1).mean()
+        print(
+            f"{name:>20}: mean {kl.mean():.2e}, 99th percentile {kl.flatten().quantile(0.99):.2e}, largest"
+            f" {kl.max():.2e}; mean entropy {entropy:.2f}"
+        )
 
 
 def main() -> None:

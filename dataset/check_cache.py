@@ -15,6 +15,7 @@ from dataset.sampler import spread
 from dataset.token_cache import TokenCache
 from evaluation.reconstruction import CodebookUsage
 from modeling.interfaces import Tokenizer
+from modeling.precision import full_float32
 from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 
@@ -78,6 +79,7 @@ def summarise(cache: TokenCache, codebook_size: int) -> CodeSummary:
 
 
 @torch.no_grad()
+@full_float32()
 def differing_codes(cache: TokenCache, metadata: CacheMetadata, root: Path, tokenizer: Tokenizer, count: int) -> float:
     """Share of the cached codes of `count` images that float32 encoding gives otherwise.
 

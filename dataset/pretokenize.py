@@ -35,6 +35,7 @@ from dataset.cache_writer import CacheWriter, cache_writer
 from dataset.crops import center_crop, cut_views, source_size
 from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_float, to_uint8
 from modeling.interfaces import Tokenizer
+from modeling.precision import full_float32
 from utils.errors import UserError
 
 SHOWN_BAD_FILES = 5
@@ -101,7 +102,7 @@ def encode_views(
 ) -> Tensor:
     """crops: (B, 3, S, S) uint8 -> codes (B, V, T) of all views, encoded in one batch."""
     views = cut_views(crops, tokenizer.image_size, ten_crop)
-    with autocast():
+    with autocast(), full_float32():
         codes = tokenizer.encode(to_float(views.flatten(0, 1)))
     return codes.view(*views.shape[:2], -1)
 

@@ -76,6 +76,10 @@ class PackedTokenCache:
         if held != expected or len(self.labels) != expected[0]:
             raise UserError(f"token cache {folder} is damaged: codes are {held}, metadata say {expected}")
 
+    def __reduce__(self) -> tuple:
+        """Data workers that are not forked open the files anew: a pickled memory map is a copy of the codes."""
+        return PackedTokenCache, (self.folder, self.metadata)
+
     def __len__(self) -> int:
         return self.metadata.num_images
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from evaluation.features import Features
 from evaluation.inception_graph import read_inception_graph
+from modeling.precision import full_float32
 from utils.errors import UserError
 from utils.pretrained import find_weights, get_weights
 from utils.weights import read_state_dict
@@ -64,6 +65,7 @@ class InceptionExtractor:
         self._spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
     @torch.no_grad()
+    @full_float32()
     def __call__(self, images: Tensor) -> Features:
         """images: (B, H, W, 3) uint8."""
         pool, logits = self.network(images.to(self.device).permute(0, 3, 1, 2).contiguous())

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling.precision import full_float32
+
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_STABILITY = (0.01**2, 0.03**2)
@@ -18,6 +20,7 @@ def psnr(images: Tensor, reconstruction: Tensor) -> Tensor:
     return -10 * mse.clamp_min(1e-10).log10()
 
 
+@full_float32()
 def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004) of each image: mean over channels and window positions.
 

@@ -64,6 +64,10 @@ def check_fit(tokenizer: Tokenizer, generator: Generator) -> None:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights alone: buffers such as the rotary table keep their precision."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    """Cast the weights alone: buffers such as the rotary table keep their precision.
+
+    So do the parts that the model names in `float32_parts`, if it has that.
+    """
+    for name, parameter in model.named_parameters():
+        if name.split(".")[0] not in getattr(model, "float32_parts", ()):
+            parameter.data = parameter.data.to(dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modeling.interfaces import GENERATORS
 from modeling.kernels import EAGER, attend, compiled, gate, rms_norm, split_heads
 from modeling.packed_linear import pack_linears
+from modeling.precision import at_least_float32
 from modeling.rope import rotary_table
 from modeling.run_blocks import run_blocks
 from utils.cpu import can_pack
@@ -43,7 +44,7 @@ class GeneratorConfig:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32."""
+    """Root-mean-square norm, computed in float32, in the weight's dtype."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -168,6 +169,9 @@ class AliTokGenerator(nn.Module):
     """Next-code transformer. The embedding table holds the codes, one unused row, the classes
     and "no class", in that order."""
 
+    # For logits that are not rounded: guidance multiplies differences of them by up to its scale.
+    float32_parts = ("norm", "output")
+
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
@@ -241,7 +245,7 @@ class AliTokGenerator(nn.Module):
             dropped = torch.rand(class_ids.shape, device=class_ids.device) < self.class_label_dropout
             class_ids = class_ids.masked_fill(dropped, self.num_classes)
         x = torch.cat([self.embed_classes(class_ids)[:, None], self.embeddings(codes)], dim=1)
-        x = self.tok_dropout(x)
+        x = self.tok_dropout(at_least_float32(x))
         rope = self.rope[: x.shape[1]]
         x = run_blocks(self.blocks, x, rope, recompute=self.use_checkpoint and self.training)
         return self.output(self.norm(x))
@@ -270,7 +274,7 @@ class AliTokGenerator(nn.Module):
         codes: (B,) drawn last, None at the first step, which feeds the classes.
         """
         x = self.embed_classes(state.class_ids) if codes is None else self.embeddings(codes)
-        x = x[:, None]
+        x = at_least_float32(x)[:, None]  # between blocks, as in training: half precision is for what they add
         rope = self.rope[state.position : state.position + 1]
         if self._whole_step and state.position >= 2:  # lengths 0 and 1 would be compiled each for itself
             past = state.cache.past(state.position)

@@ -37,7 +37,8 @@ class Generator(Protocol):
 
     A generator that visits the codes in an order of its own keeps that to itself: codes enter
     and leave `loss` and `finish` in the tokenizer's order. One that has a method
-    `optimize_for_sampling(rows, compile)` is told once that it will be used for sampling alone.
+    `optimize_for_sampling(rows, compile)` is told once that it will be used for sampling alone; those
+    of its submodules whose names are in `float32_parts` stay as they are when the others are cast for it.
     """
 
     num_codes: int

@@ -18,8 +18,8 @@ NORM_EPS = 1e-5
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Root-mean-square norm over the last dimension, computed in float32; dtype of x."""
-    return F.rms_norm(x.float(), weight.shape, weight.float(), NORM_EPS).type_as(x)
+    """Root-mean-square norm over the last dimension, computed in float32; dtype of the weight."""
+    return F.rms_norm(x.float(), weight.shape, weight.float(), NORM_EPS).type_as(weight)
 
 
 def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,8 @@ def split_heads(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor) -
     Returns three times (B, heads, L, head_width).
     """
     q, k, v = qkv.unflatten(-1, (3, -1, len(q_weight))).permute(2, 0, 3, 1, 4)
-    return rotate(rms_norm(q, q_weight), rope).type_as(v), rotate(rms_norm(k, k_weight), rope).type_as(v), v
+    q, k = (rotate(rms_norm(x, weight), rope).type_as(v) for x, weight in ((q, q_weight), (k, k_weight)))
+    return q, k, v
 
 
 def gate(a: Tensor, b: Tensor) -> Tensor:

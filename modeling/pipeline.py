@@ -22,6 +22,7 @@ from torch import Tensor
 
 from modeling.build import cast_parameters, check_fit, load_generator, load_tokenizer
 from modeling.interfaces import Generator, Tokenizer
+from modeling.precision import full_float32
 from modeling.sampler import CodeSampler, SamplingSettings, image_noise
 from utils.atomic import write_atomically
 from utils.config import read_models_config
@@ -144,6 +145,7 @@ class AliTokPipeline:
         return torch.tensor(class_ids, device=self.device), noise
 
     @torch.no_grad()
+    @full_float32()
     def decode(self, codes: Tensor) -> Tensor:
         """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -14,10 +14,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TensorFloat-32 within, whatever is allowed around: differences of large products need all bits."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """No TensorFloat-32 within, whatever is allowed around: differences of large numbers need all bits.
+
+    For convolutions PyTorch allows it by default.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [backend.allow_tf32 for backend in backends]
     try:
+        for backend in backends:
+            backend.allow_tf32 = False
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        for backend, value in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = value

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.guidance import SCHEDULES, guidance_scale
 from modeling.interfaces import Generator
+
+# Not cuDNN's attention, which compiles a kernel for every number of cached positions.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class SamplingSettings:
     def __post_init__(self):
         if self.guidance_schedule not in SCHEDULES:
             raise ValueError(f"guidance_schedule '{self.guidance_schedule}' is none of {', '.join(SCHEDULES)}")
+        if self.guidance_scale_pow < 0:
+            raise ValueError(f"guidance_scale_pow is {self.guidance_scale_pow}, but must not be negative")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}, but must not be negative")
         if self.top_k is not None and self.top_k < 1:
@@ -105,6 +111,7 @@ class CodeSampler:
         self.scales = settings.scales(generator.num_codes)
         self._batch: _Batch | None = None
         self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._busy = False
 
     def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
         """class_ids: (B,) in [0, num_classes); noise: (B, T) uniform, see `image_noise`.
@@ -117,26 +124,46 @@ class CodeSampler:
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
     def steps(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
-        """After each position t, the codes so far: (B, t + 1), a view, in the order drawn."""
+        """After each position t, the codes so far: (B, t + 1), a view, in the order drawn.
+
+        Raises ValueError as a call does, and RuntimeError where graphs are used and another batch, which
+        lies in the same tensors, has neither ended nor been closed.
+        """
         if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
             raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
-        rows = len(class_ids)
-        noise = noise.to(class_ids.device)
+        rows, noise = len(class_ids), noise.to(class_ids.device)
+        if self.fixed_rows is not None and rows > self.fixed_rows:
+            raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
+        if self.fixed_rows is not None and class_ids.is_cuda:
+            yield from self._replay(class_ids, noise)
+            return
         if self.fixed_rows is None:
             batch = _Batch(self, class_ids, noise)
         else:
-            if rows > self.fixed_rows:
-                raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
-            if class_ids.is_cuda and not self._graphs:
-                self._record(class_ids.device)
-            batch = self._batch or self._empty_batch(class_ids.device)
+            batch = self._empty_batch(class_ids.device)
             batch.fill(class_ids, noise)
         for t in range(self.generator.num_codes):
-            if self._graphs:
-                self._graphs[t].replay()
-            else:
-                batch.step(t)
+            batch.step(t)
             yield batch.codes[:rows, : t + 1]
+
+    def _replay(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """`steps` by CUDA graphs, recorded where there are none yet."""
+        if self._busy:
+            raise RuntimeError(
+                "another batch of this sampler is under way in the same tensors: let it end, or close it"
+            )
+        self._busy = True
+        try:
+            with torch.cuda.device(class_ids.device):  # streams are of the current device
+                if not self._graphs:
+                    self._record(class_ids.device)
+            self._batch.fill(class_ids, noise)
+            for t, graph in enumerate(self._graphs):
+                with torch.cuda.device(class_ids.device):
+                    graph.replay()
+                yield self._batch.codes[: len(class_ids), : t + 1]
+        finally:
+            self._busy = False
 
     def _empty_batch(self, device: torch.device) -> "_Batch":
         class_ids = torch.zeros(self.fixed_rows, dtype=torch.int64, device=device)
@@ -152,12 +179,12 @@ class CodeSampler:
                 batch.step(t)
         torch.cuda.current_stream().wait_stream(side)
         del batch
-        self._batch, pool = self._empty_batch(device), torch.cuda.graph_pool_handle()
+        batch, graphs, pool = self._empty_batch(device), [], torch.cuda.graph_pool_handle()
         for t in range(self.generator.num_codes):
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                self._batch.step(t)
-            self._graphs.append(graph)
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[-1], pool=pool):
+                batch.step(t)
+        self._batch, self._graphs = batch, graphs  # all of them or, if memory ran out, none
 
 
 class _Batch:
@@ -179,6 +206,7 @@ class _Batch:
         self.class_ids[: len(class_ids)] = class_ids
         self.noise[: len(noise)] = noise
 
+    @sdpa_kernel(ATTENTION)
     def step(self, t: int) -> None:
         """Draw codes[:, t]; nothing here waits for the device."""
         settings, scales, rows = self.sampler.settings, self.sampler.scales, self.rows

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from utils.errors import entry_point
-from utils.steps import Step, alone, run_steps
+from utils.lock import alone
+from utils.steps import Step, run_steps
 
 CONFIGS = Path("configs/fashion_mnist")
 

@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -65,6 +66,22 @@ def run(
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Another process holds the lock of `folder`, until it is killed at the end."""
+    code = "import sys, time; from pathlib import Path; from utils.lock import alone\n"
+    code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        command_line("-c", code, folder), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def peak_memory() -> int:

@@ -44,7 +44,6 @@ def interrupted(build: Callable[..., TrainingLoop], stop_at: int) -> TrainingLoo
     first = build("parts", "experiment.resume=auto")
     total, first.total_steps = first.total_steps, stop_at
     first.run()
-    (first.output_dir / "model.safetensors").unlink()
     second = build("parts", "experiment.resume=auto")
     assert second.step == stop_at and second.total_steps == total
     second.run()

@@ -14,7 +14,7 @@ from ablation.results import Measure, collect, measures, table
 from tests import launch, toy
 from utils.config import load_config
 from utils.errors import UserError
-from utils.steps import alone
+from utils.lock import alone
 
 STEPS = "phases=[{name: mse, steps: 3, learning_rate: 1.0e-3}]"
 
@@ -163,7 +163,7 @@ def test_a_second_start_in_one_folder_touches_nothing(written, tmp_path):
     with alone(tmp_path / "out"):
         result = launch.run("-m", "ablation.run", f"config={written}", check=False)
     assert result.returncode == 2 and "another run is at work in" in result.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["steps"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_the_table_gives_mean_and_standard_deviation_over_seeds():

@@ -116,6 +116,10 @@ def test_overrides_reach_every_kind_of_key():
         ("training=null", "training"),
         ("training.per_gpu_batch_size=0", "training.per_gpu_batch_size is 0; it must be at least 1"),
         ("lr_scheduler.params.end_lr=${optimizer.parms.x}", "end_lr"),
+        ("training.max_grad_norm=0", "training.max_grad_norm is 0.0; it must be above 0"),
+        ("training.seed=4294967296", "training.seed is 4294967296; it must be below 4294967296"),
+        ("training.ema_decay=1.5", "training.ema_decay is 1.5; it must be at most 1"),
+        ("optimizer.params.beta2=1", "optimizer.params.beta2 is 1.0; it must be below 1"),
     ],
 )
 def test_mistakes_are_named(argument, message):

@@ -80,3 +80,13 @@ def test_without_an_average(folder):
     train(folder, "plain", 2, "training.fsdp=true", "training.use_ema=false", "experiment.save_every=4")
     assert losses(folder / "plain", "loss") == pytest.approx(losses(folder / "one", "loss"), rel=1e-4)
     assert not (checkpoint_folder(folder / "plain", STEPS) / "ema.safetensors").exists()
+
+
+def test_in_bf16(folder):
+    """Gathered weights are bfloat16: rounding differs from autocast's, by less than it does from float32's."""
+    train(folder, "bf16", 2, "training.fsdp=true", "training.mixed_precision=bf16")
+    assert losses(folder / "bf16", "loss") == pytest.approx(losses(folder / "one", "loss"), rel=2e-2)
+    assert (
+        load_checkpoint_weights(checkpoint_folder(folder / "bf16", STEPS), "model")["norm.weight"].dtype
+        == torch.float32
+    )

@@ -11,18 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.launch import held
 from utils.errors import UserError
-from utils.steps import Step, alone, run_steps, step_seconds
+from utils.lock import alone
+from utils.steps import Step, run_steps, step_seconds
 
 # Writes its second argument to its first, and a line to its third.
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); open(sys.argv[3], 'a').write('x')"
-
-# Holds the lock of a folder.
-LOCKED = """
-import sys, time; from pathlib import Path; from utils.steps import alone
-with alone(Path(sys.argv[1])):
-    print("locked", flush=True); time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -111,14 +106,8 @@ def test_one_at_a_time_keeps_the_order_of_the_list(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOCKED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "locked\n"
-    with pytest.raises(UserError, match="another run is at work in"), alone(tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match="another run is at work in"), alone(tmp_path):
         pass
-    process.kill()
-    process.wait()
     with alone(tmp_path):  # a killed run holds nothing
         pass
 

@@ -1,5 +1,6 @@
 """Token caches: both layouts, conversion, and what is refused."""
 
+import pickle
 import resource
 from dataclasses import replace
 
@@ -33,6 +34,15 @@ def test_packed_cache_and_its_views(tmp_path):
         assert all((codes[j].numpy() == cache.codes(i, view)).all() for j, i in enumerate(indices))
     limited = CachedCodes(cache, limit=5)
     assert len(limited) == 5 and limited[np.arange(5), np.zeros((5, 3))].codes.shape == (5, 7)
+
+
+def test_workers_that_are_not_forked_open_the_cache_themselves(tmp_path):
+    """Python 3.14 starts them from scratch and sends them the data set, with which the codes must not travel."""
+    cache = open_token_cache(toy.write_token_cache(tmp_path / "cache", 2000))
+    sent = pickle.dumps(CachedCodes(cache))
+    assert len(sent) < 20_000 < cache.shards[0].nbytes * len(cache.shards)
+    arrived = pickle.loads(sent)
+    assert all((arrived.cache.views(i) == cache.views(i)).all() for i in (0, 999, 1999))
 
 
 def test_published_layout_reads_alike(tmp_path):

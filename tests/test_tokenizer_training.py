@@ -215,11 +215,11 @@ def test_a_full_disk_costs_no_training(tmp_path, images, capfd):
     trainer = tokenizer_trainer(tmp_path, "run", 1, "experiment.save_every=2")
     saved, step = trainer.save, trainer.step
 
-    def save_without_space() -> None:
+    def save_without_space(milestone: bool) -> None:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            saved()
+            saved(milestone)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

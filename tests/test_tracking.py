@@ -13,8 +13,8 @@ import sys
 from utils import tracking
 tracking.WANDB_TIMEOUT = 2
 config = {"experiment": {"project": "test", "name": "run"}}
-resumed = len(sys.argv) > 2
-tracker = tracking.Tracker(sys.argv[1], config, use_wandb=True, enabled=True, resumed=resumed)
+step = len(sys.argv) - 2
+tracker = tracking.Tracker(sys.argv[1], config, use_wandb=True, enabled=True, first_step=step)
 tracker.log(1, {"loss": 0.5})
 tracker.close()
 """
@@ -45,3 +45,13 @@ def test_tensorboard_has_the_numbers(tmp_path):
     tracker.log(1, {"loss": 0.5})
     tracker.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_fresh_start_sets_older_numbers_aside(tmp_path):
+    for first, last in ((0, 40), (40, 50), (0, 8), (0, 3)):
+        tracker = Tracker(tmp_path, CONFIG, use_wandb=False, enabled=True, first_step=first)
+        tracker.log(last, {"val_loss": last / 10})
+        tracker.close()
+    assert read_log(tmp_path) == [{"step": 3, "val_loss": 0.3}]
+    kept = [(tmp_path / f"metrics.{n}.jsonl").read_text().count("val_loss") for n in (1, 2)]
+    assert kept == [2, 1] and not (tmp_path / "metrics.3.jsonl").exists()

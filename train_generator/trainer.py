@@ -1,11 +1,13 @@
 """Training the autoregressive generator on cached codes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
 from dataset.code_batches import CachedCodes, CodeBatch, CodeSource, RandomViews
@@ -107,6 +109,8 @@ class GeneratorTrainer(TrainingLoop):
         if config.training.compile:
             getattr(self.generator, "compile_blocks", self.generator.compile)()
         resumed = self.resume_models()
+        self._open_previews()
+        self.check_agreement()
         self.model = LossModule(self.generator)
         if self.sharded:
             self._shard()
@@ -133,8 +137,9 @@ class GeneratorTrainer(TrainingLoop):
             raise UserError("training.fsdp goes with mixed_precision bf16 or no, not with fp16")
         if not isinstance(self.generator, AliTokGenerator):
             raise UserError("training.fsdp knows the blocks of the generator 'alitok' only")
+        dtype = torch.bfloat16 if self.config.training.mixed_precision == "bf16" else None
         for model in self.models.values():
-            shard(model, model.blocks, self.accelerator.device.type, methods=("step",))
+            shard(model, model.blocks, self.accelerator.device.type, methods=("step",), dtype=dtype)
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -176,8 +181,27 @@ class GeneratorTrainer(TrainingLoop):
         return self._tokenizer
 
     def common_facts(self) -> dict[str, str]:
-        checkpoint = Path(self.config.experiment.tokenizer_checkpoint)
-        return {"the tokenizer": f"{checkpoint} is {'there' if checkpoint.is_file() else 'not there'}"}
+        return {"the tokenizer": "there" if self.preview_every else "not there"}
+
+    def counters(self) -> dict[str, Any]:
+        return super().counters() | {"num_images": len(self.dataset), "tokenizer_sha256": self._cached_by()}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        super().restore_counters(state)
+        before, now = state.get("tokenizer_sha256"), self._cached_by()
+        if before and now and before != now:
+            raise UserError(
+                f"experiment.resume: the codes so far were of another tokenizer than those of this token cache (SHA-256"
+                f" {before[:12]} and {now[:12]}): they mean different things"
+            )
+        images = state.get("num_images", len(self.dataset))
+        if images != len(self.dataset):
+            self.accelerator.print(f"warning: {images} training images before, {len(self.dataset)} now")
+
+    def _cached_by(self) -> str:
+        """Which tokenizer the cached codes are of, where that is known."""
+        metadata = self.dataset.cache.metadata if isinstance(self.dataset, CachedCodes) else None
+        return metadata.tokenizer_sha256 if metadata else ""
 
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         device = self.accelerator.device
@@ -264,20 +288,37 @@ class GeneratorTrainer(TrainingLoop):
         tracker.log(self.step, metrics)
         return metrics
 
+    def _open_previews(self) -> None:
+        """What previews need, now: a fault must not end a training at its first preview."""
+        experiment = self.config.experiment
+        self.preview_every = experiment.generate_every
+        if self.preview_every <= 0:
+            return
+        try:
+            self.preview_settings = SamplingSettings.of(self.config.model.generator)
+        except ValueError as error:
+            raise UserError(f"model.generator: {error}") from error
+        if self._tokenizer is None and not Path(experiment.tokenizer_checkpoint).is_file():
+            path = experiment.tokenizer_checkpoint
+            self.accelerator.print(f"warning: no previews, as experiment.tokenizer_checkpoint {path} is not there")
+            self.preview_every = 0
+        elif self.accelerator.is_main_process or self.sharded:
+            _ = self.tokenizer
+
     def extras(self, tracker: Tracker) -> None:
-        every = self.config.experiment.generate_every
-        due = every > 0 and (self.step % every == 0 or self.step == self.total_steps)
-        if due and (self.accelerator.is_main_process or self.sharded):
+        due = self.preview_every > 0 and (self.step % self.preview_every == 0 or self.step == self.total_steps)
+        if not due or not (self.accelerator.is_main_process or self.sharded):
+            return
+        try:
             self.preview(tracker)
+        except RuntimeError as error:  # out of memory, say
+            if self.sharded:
+                raise  # the others would wait for this rank's part of the weights
+            tqdm.write(f"warning: no preview at step {self.step} ({str(error).splitlines()[0]})", file=sys.stderr)
 
     def preview(self, tracker: Tracker) -> None:
         """Samples of fixed classes from fixed noise, so that progress shows from grid to grid."""
         settings = self.config.model.generator
-        checkpoint = self.config.experiment.tokenizer_checkpoint
-        if self._tokenizer is None and not Path(checkpoint).is_file():
-            print(f"warning: no previews, as experiment.tokenizer_checkpoint {checkpoint} is not there")
-            self.config.experiment.generate_every = 0
-            return
         model = self.inference_model.eval()
         classes = torch.linspace(0, model.num_classes - 1, min(PREVIEW_CLASSES, model.num_classes)).long()
         class_ids = classes.repeat(PREVIEWS_PER_CLASS).to(self.accelerator.device)
@@ -286,7 +327,7 @@ class GeneratorTrainer(TrainingLoop):
                 model,
                 class_ids,
                 image_noise(settings.seed, range(len(class_ids)), model.num_codes),
-                SamplingSettings.of(settings),
+                self.preview_settings,
             )
             images = self.tokenizer.decode(codes)
         if not self.accelerator.is_main_process:
@@ -298,4 +339,4 @@ class GeneratorTrainer(TrainingLoop):
         main = self.accelerator.is_main_process
         state = full_state(self.inference_model, keep=main) if main or self.sharded else {}
         if main:
-            export_weights(self.output_dir, state)
+            export_weights(self.output_dir, state, self.step)

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import functional as TF
 
 from modeling.precision import at_least_float32
 from train_tokenizer.classifiers import ImageClassifier
@@ -21,11 +20,14 @@ class LogitLoss(nn.Module):
         super().__init__()
         self.classifier = classifier.network.eval().requires_grad_(False)
         self.size = [classifier.input_size] * 2
-        self.mean, self.std = classifier.mean, classifier.std
+        # Constants on the device: torchvision's normalize would copy them there, and wait, at each call.
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(classifier, name))[:, None, None]
+            self.register_buffer(name, value, persistent=False)
 
     def _logits(self, images: Tensor) -> Tensor:
         images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
-        return self.classifier(TF.normalize(images, self.mean, self.std))
+        return self.classifier((images - self.mean) / self.std)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         with torch.no_grad():

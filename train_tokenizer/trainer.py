@@ -60,6 +60,7 @@ class TokenizerTrainer(TrainingLoop):
             self._build_evaluation()
         if not self.resume():
             self._start_fresh()
+        self.check_agreement()
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, self.optimizer)
         if self.discriminator is not None:
             self.discriminator_ddp, self.discriminator_optimizer = self.accelerator.prepare(
@@ -258,4 +259,4 @@ class TokenizerTrainer(TrainingLoop):
 
     def export(self) -> None:
         if self.accelerator.is_main_process:
-            export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()))
+            export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()), self.step)

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object, set_seed
 from torch import Tensor, nn
 
 from utils.cpu import tune_for_cpu
@@ -15,6 +16,8 @@ from utils.errors import UserError
 from utils.sharding import full
 
 PRECISIONS = ("no", "bf16", "fp16")
+SHOWN = 200  # characters of what ranks do not agree on
+PATIENCE = timedelta(hours=1)  # with ranks that list files, download weights or write to a slow disk
 
 
 def build_accelerator(training: Any) -> Accelerator:
@@ -29,8 +32,12 @@ def build_accelerator(training: Any) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=not torch.cuda.is_available(),
-        # The gradients live in the communication buckets, not beside them.
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            # The gradients live in the communication buckets, not beside them; buffers are constants, or
+            # computed alike on all ranks.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
     if accelerator.device.type == "cpu":
         tune_for_cpu()
@@ -81,7 +88,8 @@ class NonFiniteGuard:
         norm = full(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
         bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach())).to(self.accelerator.device)
         if self.accelerator.num_processes > 1:
-            bad = self.accelerator.reduce(bad.float())
+            bad = self.accelerator.reduce(bad.to(norm.dtype))
+        bad, norm = torch.stack([bad.to(norm.dtype), norm.to(bad.device)]).tolist()  # waits for the device, once
         if not bad:
             before_update()
             optimizer.step()
@@ -99,16 +107,21 @@ class NonFiniteGuard:
                     f" was {float(loss):g}; {describe()}"
                 )
         optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
 
 def require_agreement(accelerator: Accelerator, facts: dict[str, str], advice: str) -> None:
     """Raise UserError on all ranks unless each fact reads the same on every one of them."""
     if accelerator.num_processes == 1:
         return
-    digests = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") for text in facts.values()]
-    gathered = accelerator.gather(torch.tensor([digests], device=accelerator.device))
-    differing = [name for name, column in zip(facts, gathered.T, strict=True) if len(column.unique()) > 1]
-    if differing:
-        own = "; ".join(f"{name} here: {facts[name][:200]}" for name in differing)
-        raise UserError(f"the ranks do not agree on {', '.join(differing)}. {advice} ({own})")
+    own = {name: (hashlib.sha256(text.encode()).digest(), text[:SHOWN]) for name, text in facts.items()}
+    everyone = gather_object([own])
+    differing = {
+        name: next(rank for rank, theirs in enumerate(everyone) if theirs.get(name) != text)
+        for name, text in everyone[0].items()
+        if any(theirs.get(name) != text for theirs in everyone)
+    }
+    if differing or any(theirs.keys() != own.keys() for theirs in everyone):
+        there = {name: everyone[rank].get(name, (b"", "not there"))[1] for name, rank in differing.items()}
+        details = [f"{n}: {everyone[0][n][1]} on rank 0, {there[n]} on rank {rank}" for n, rank in differing.items()]
+        raise UserError(f"the ranks do not agree on {', '.join(differing)}. {advice} ({'; '.join(details)})")

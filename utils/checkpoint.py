@@ -3,12 +3,12 @@
 OUTPUT/checkpoints/step_00001000/model.safetensors       weights (of the model being trained)
                                  ema.safetensors         moving average, if there is one
                                  training_state.pt       everything else a resumed run needs
+                                 milestone               empty; where there is one, the checkpoint is kept
 """
 
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from utils.errors import UserError
 from utils.weights import read_state_dict
 
 STATE_FILE = "training_state.pt"
+MILESTONE_FILE = "milestone"
 
 
 def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
@@ -38,9 +39,9 @@ def save_checkpoint(
     state: dict[str, Any],
     *,
     keep: int,
-    is_milestone: Callable[[int], bool] = lambda step: False,
+    milestone: bool = False,
 ) -> Path:
-    """Write the checkpoint of `step`, then remove all but the `keep` newest and the milestones.
+    """Write the checkpoint of `step`, then remove all but the `keep` newest and those written as milestones.
 
     weights: file stem -> state dict; state: tensors, numbers, strings and containers of them.
     A kill at any instant leaves the previous checkpoint, or this one, complete. A checkpoint of
@@ -60,6 +61,8 @@ def save_checkpoint(
             safetensors.torch.save_file(plain, part / f"{name}.safetensors")
         with (part / STATE_FILE).open("wb") as file:
             torch.save({**state, "step": step}, file)
+        if milestone:
+            (part / MILESTONE_FILE).touch()
         for path in (*part.iterdir(), part):
             flush_to_disk(path)
         os.replace(part, folder)
@@ -68,7 +71,7 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way
         raise
     for old in list_checkpoints(output_dir)[:-keep]:
-        if not is_milestone(checkpoint_step(old)):
+        if not (old / MILESTONE_FILE).exists():
             _remove(old)
     return folder
 
@@ -104,9 +107,12 @@ def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
 
 def load_training_state(folder: Path) -> dict[str, Any]:
     try:
-        return torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{folder / STATE_FILE} is damaged ({str(error).splitlines()[0]}); remove {folder}") from error
+    if not isinstance(state, dict) or not {"step", "samples_seen"} <= state.keys():
+        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project")
+    return state
 
 
 def has_weights(folder: Path, name: str) -> bool:

@@ -3,6 +3,7 @@
 python train_ar.py config=configs/alitok_b.yaml training.per_gpu_batch_size=64
 """
 
+import operator
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,16 @@ def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig
     return schema
 
 
-# The least value that makes sense, for keys of any schema.
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted key, as text; lists stay whole."""
+    result = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        result |= flat(value, f"{key}.") if isinstance(value, dict) else {key: str(value)}
+    return result
+
+
+# The values that make sense, for keys of any schema.
 LEAST = {
     "jobs": 1,
     "experiment.log_every": 1,
@@ -72,13 +82,22 @@ LEAST = {
     "experiment.eval_every": 1,
     "experiment.keep_checkpoints": 1,
     "experiment.milestone_every": 0,
+    "experiment.max_train_examples": 1,
     "dataset.params.max_bad_fraction": 0,
     "dataset.params.num_workers_per_gpu": 0,
+    "optimizer.params.learning_rate": 0,
+    "optimizer.params.weight_decay": 0,
+    "optimizer.params.beta1": 0,
+    "optimizer.params.beta2": 0,
+    "lr_scheduler.params.learning_rate": 0,
+    "lr_scheduler.params.warmup_steps": 0,
+    "lr_scheduler.params.end_lr": 0,
     "training.per_gpu_batch_size": 1,
     "training.gradient_accumulation_steps": 1,
     "training.max_train_steps": 1,
     "training.seed": 0,
     "training.max_bad_steps": 1,
+    "training.ema_decay": 0,
     "sampling.num_samples": 1,
     "sampling.batch_size": 1,
     "sampling.top_k": 1,
@@ -90,14 +109,35 @@ LEAST = {
     "model.generator.num_attention_heads": 1,
     "model.generator.condition_num_classes": 1,
     "model.generator.randomize_temperature": 0,
+    "model.generator.dropout": 0,
+    "model.generator.attn_drop": 0,
+    "model.generator.tok_dropout": 0,
+    "model.generator.class_label_dropout": 0,
 }
+ABOVE = {"training.max_grad_norm": 0}
+BELOW = {
+    "optimizer.params.beta1": 1,
+    "optimizer.params.beta2": 1,
+    "training.seed": 2**32,  # numpy's limit
+    "model.generator.dropout": 1,
+    "model.generator.attn_drop": 1,
+    "model.generator.tok_dropout": 1,
+}
+MOST = {"training.ema_decay": 1, "model.generator.class_label_dropout": 1}
+RANGES = (
+    (LEAST, operator.ge, "at least"),
+    (ABOVE, operator.gt, "above"),
+    (BELOW, operator.lt, "below"),
+    (MOST, operator.le, "at most"),
+)
 
 
 def _check_ranges(config: DictConfig) -> None:
-    for key, least in LEAST.items():
-        value = OmegaConf.select(config, key)
-        if isinstance(value, int | float) and value < least:
-            raise UserError(f"{key} is {value}; it must be at least {least}")
+    for limits, holds, words in RANGES:
+        for key, limit in limits.items():
+            value = OmegaConf.select(config, key)
+            if isinstance(value, int | float) and not holds(value, limit):
+                raise UserError(f"{key} is {value}; it must be {words} {limit}")
 
 
 def compose(schema_class: type, given: DictConfig, overrides: list[str], source: str) -> DictConfig:

@@ -12,7 +12,9 @@ from torch import Tensor
 class Meters:
     """Collects values without waiting for the device, averages them when asked."""
 
-    def __init__(self):
+    def __init__(self, latest: tuple[str, ...] = ()):
+        """latest: names of which the last value counts, and no average."""
+        self._latest = latest
         self._reset()
 
     def _reset(self) -> None:
@@ -32,7 +34,9 @@ class Meters:
     def add(self, samples: int = 0, waited: float = 0.0, **values: Tensor | float) -> None:
         """samples: how many images went by; waited: seconds spent on waiting for data."""
         for name, value in values.items():
-            self._values.setdefault(name, []).append(torch.as_tensor(value).detach().float())
+            if name in self._latest:
+                self._values[name] = []
+            self._values.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float64).detach())
         self._samples += samples
         self._waited += waited
 

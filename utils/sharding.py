@@ -11,19 +11,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module], device_type: str, methods: tuple[str, ...] = ()) -> None:
+def shard(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    device_type: str,
+    methods: tuple[str, ...] = (),
+    dtype: torch.dtype | None = None,
+) -> None:
     """Give each rank its part of every parameter, gathered block by block when it is needed.
 
     The model may lie on the CPU: each block moves to the device when its turn comes.
     methods: names of methods beside `forward` that use the parameters, of the model and its blocks.
+    dtype: what gathered weights are in, which go over the network and stay for the backward; gradients
+    are averaged in float32 whatever it is, and what lies between the blocks keeps its dtype.
     """
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     for module in (*blocks, model):
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
         for method in methods:
             if hasattr(module, method):
                 register_fsdp_forward_method(module, method)
@@ -71,6 +80,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bo
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over what `optimizer_state` gave; every rank has the whole of it and keeps its part.
 
+    Learning rate, betas and weight decay stay the optimizer's own: they may be changed on the way.
     Raises ValueError if it belongs to other parameters.
     """
     names, parameters = _parameter_names(model, optimizer), dict(model.named_parameters())
@@ -91,8 +101,6 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
                 numbers[name]: {key: part(name, value) for key, value in values.items()}
                 for name, values in state["state"].items()
             },
-            "param_groups": [
-                {**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]
-            ],
+            "param_groups": optimizer.state_dict()["param_groups"],
         }
     )

@@ -1,6 +1,5 @@
 """A pipeline as a list of commands, of which only those run whose results are not there yet."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,22 +69,6 @@ class _Running:
     slot: int
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two runs in one folder would overwrite and remove each other's files.
-
-    Raises UserError if another run holds it.
-    """
-    records = folder / "steps"
-    records.mkdir(parents=True, exist_ok=True)
-    with (records / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is at work in {folder}") from None
-        yield
-
-
 def run_steps(
     steps: list[Step],
     folder: Path,
@@ -94,7 +77,7 @@ def run_steps(
     capture: bool = False,
     finished: Callable[[Step], Any] | None = None,
 ) -> None:
-    """Run what is not done of `steps`, whose records go to folder/steps/; to be called within `alone`.
+    """Run what is not done of `steps`, whose records go to folder/steps/; to be called within `utils.lock.alone`.
 
     A step is done if its last record has the same command and inputs and its outputs are there. With
     another command or other inputs its outputs are removed first; otherwise what an interrupted run

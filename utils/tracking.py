@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ class Tracker:
     """
 
     def __init__(
-        self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool, resumed: bool = False
+        self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool, first_step: int = 0
     ):
-        """resumed: go on with the wandb run that this folder had before."""
+        """first_step: beyond 0 the folder's numbers and its wandb run go on; at 0 older numbers are set aside."""
         self.enabled = enabled
-        self._resumed = resumed
+        self._resumed = first_step > 0
         self._wandb = self._board = None
         if not enabled:
             return
         self.path = Path(output_dir) / LOG_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._resumed:
+            _set_aside(self.path)
         try:
             if use_wandb:
                 import wandb
@@ -41,7 +44,7 @@ class Tracker:
             else:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"))
+                self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"), purge_step=first_step)
         except Exception as error:
             name = "wandb" if use_wandb else "TensorBoard"
             print(f"warning: {name} did not start ({error}); numbers go to {self.path} alone")
@@ -105,6 +108,13 @@ class Tracker:
             self._remote(self._wandb.finish)
         if self._board:
             self._remote(self._board.close)
+
+
+def _set_aside(path: Path) -> None:
+    """Rename the log of an earlier training to metrics.1.jsonl, metrics.2.jsonl, ..."""
+    if path.is_file():
+        free = next(n for n in count(1) if not path.with_suffix(f".{n}.jsonl").exists())
+        path.rename(path.with_suffix(f".{free}.jsonl"))
 
 
 def _first_line(error: Exception) -> str:

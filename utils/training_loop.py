@@ -1,9 +1,9 @@
 """The loop both trainings run: data by step, logging, validation, checkpoints, stopping, finishing."""
 
-import json
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,20 +31,23 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.code_version import code_fingerprint
+from utils.config import flat
 from utils.errors import UserError
+from utils.lock import alone
 from utils.meters import Meters
 from utils.plots import plot_curves
 from utils.sharding import full_state, load_optimizer_state, optimizer_state
 from utils.stop_signal import StopSignal, ignore_stop_signals
 from utils.tracking import Tracker
-from utils.weights import load_strict
+from utils.weights import exported_step, load_strict
 
 
 class TrainingLoop(ABC):
     """A training whose step n is a function of configuration, seed, n and the state before it.
 
-    Subclasses fill `models` and `optimizers` in their constructor, call `resume`, and fill in the
-    abstract parts. `run` trains to `total_steps`.
+    Subclasses fill `models` and `optimizers` in their constructor, call `resume` and then, before
+    anything that ranks do together, `check_agreement`, and fill in the abstract parts. `run` trains
+    to `total_steps`.
     """
 
     total_steps: int
@@ -97,7 +100,7 @@ class TrainingLoop(ABC):
         return {}
 
     def is_milestone(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is written whatever `save_every` says, and never removed."""
+        """Whether a checkpoint of `step` is due whatever `save_every` says, never to be removed."""
         every = self.config.experiment.milestone_every
         return every > 0 and step % every == 0
 
@@ -181,7 +184,7 @@ class TrainingLoop(ABC):
         self._resumed = {}
         return True
 
-    def save(self) -> None:
+    def save(self, milestone: bool = False) -> None:
         """Write the checkpoint of the current step; every rank calls it.
 
         A disk that takes no more costs a warning before the last step: a later checkpoint may
@@ -201,7 +204,7 @@ class TrainingLoop(ABC):
                     weights,
                     state | self.counters(),
                     keep=self.config.experiment.keep_checkpoints,
-                    is_milestone=self.is_milestone,
+                    milestone=milestone,
                 )
             except (OSError, RuntimeError, SafetensorError) as error:
                 failure = str(error).splitlines()[0]
@@ -240,8 +243,8 @@ class TrainingLoop(ABC):
         require_agreement(
             self.accelerator,
             {
+                **flat(asdict(self.config)),
                 "the starting step": str(self.step),
-                "the configuration": json.dumps(asdict(self.config), sort_keys=True),
                 "the data": self.dataset.fingerprint(),
                 "the code": code_fingerprint(),
                 **self.common_facts(),
@@ -256,11 +259,14 @@ class TrainingLoop(ABC):
 
     def run(self) -> None:
         """Train to the last step, then export. Exits with 128 + signal after a wish to stop."""
-        config, accelerator = self.config, self.accelerator
-        self.check_agreement()
-        if self.step >= self.total_steps and (self.output_dir / "model.safetensors").is_file():
-            accelerator.print(f"{self.output_dir} is trained already ({self.total_steps} steps)")
+        if self.step >= self.total_steps and exported_step(self.output_dir) == self.step:
+            self.accelerator.print(f"{self.output_dir} is trained already ({self.step} steps)")
             return
+        with alone(self.output_dir) if self.accelerator.is_main_process else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
+        config, accelerator = self.config, self.accelerator
         later = [p.name for p in list_checkpoints(self.output_dir) if checkpoint_step(p) > self.step]
         if later:
             raise UserError(
@@ -269,19 +275,24 @@ class TrainingLoop(ABC):
             )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(OmegaConf.structured(config), self.output_dir / "config.yaml")
         tracker = Tracker(
             self.output_dir,
             asdict(config),
             use_wandb=config.training.enable_wandb,
             enabled=accelerator.is_main_process,
-            resumed=self.step > 0,
+            first_step=self.step,
         )
         with StopSignal(accelerator) as stop:
             self._train(tracker, stop)
             if self.step >= self.total_steps:
-                self.export()
+                try:
+                    self.export()
+                except (OSError, RuntimeError, SafetensorError) as error:
+                    raise UserError(
+                        f"the weights could not be written to {self.output_dir} ({str(error).splitlines()[0]}); the"
+                        " checkpoint is there: free space, and run again with experiment.resume=auto"
+                    ) from error
             tracker.close()
         if self.step < self.total_steps:
             accelerator.print(
@@ -293,7 +304,8 @@ class TrainingLoop(ABC):
     def _train(self, tracker: Tracker, stop: StopSignal) -> None:
         experiment = self.config.experiment
         loader = iter(self.loader())
-        meters = Meters()
+        meters = Meters(latest=("lr", "epoch"))
+        save_due = milestone_due = False
         with tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -332,12 +344,15 @@ class TrainingLoop(ABC):
                     tracker.log(self.step, means)
                     bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
                 self.stopping = stop.requested()
-                # Amid bad steps the older checkpoints may be the better ones to go back to.
+                milestone_due |= milestone
+                save_due |= milestone or due(experiment.save_every)
+                # Amid bad steps the older checkpoints may be the better ones to go back to: the next good step's.
                 sound = self.guard.in_a_row == 0
                 # Before validation, whose failure would otherwise cost the steps since the last one.
-                if last or self.stopping or ((due(experiment.save_every) or milestone) and sound):
+                if last or self.stopping or (save_due and sound):
                     with meters.pause():
-                        self.save()
+                        self.save(milestone_due)
+                    save_due = milestone_due = False
                 if self.stopping and not last:
                     break
                 with meters.pause():

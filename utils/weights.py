@@ -1,17 +1,19 @@
 """Reading and writing model weights: plain torch state dicts and safetensors, never pickled code."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from utils.atomic import written_aside
 from utils.errors import UserError
 
+EXPORTED = "model.safetensors"
 SHOWN = 3  # how many keys of each kind an error lists
 
 
@@ -108,21 +110,29 @@ def tokenizer_export(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if k not in TOKENIZER_OPTIONAL_KEYS}
 
 
-def export_weights(folder: str | Path, state: Mapping[str, Tensor]) -> list[Path]:
-    """Write `pytorch_model.bin` (the published form) and `model.safetensors`, each atomically."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | None = None) -> list[Path]:
+    """Write `pytorch_model.bin` (the published form), then `model.safetensors`, each atomically.
+
+    step: of the training they come from, see `exported_step`.
+    Raises OSError, RuntimeError or SafetensorError if the disk takes no more.
+    """
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    written = []
-    for name, save in (
-        ("pytorch_model.bin", torch.save),
-        ("model.safetensors", safetensors.torch.save_file),
-    ):
-        part = folder / (name + ".part")
-        save(state, part)
-        os.replace(part, folder / name)
-        written.append(folder / name)
-    return written
+    metadata = {} if step is None else {"step": str(step)}
+    paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED)]
+    with written_aside(paths[0]) as part:
+        torch.save(state, part)
+    with written_aside(paths[1]) as part:
+        safetensors.torch.save_file(state, part, metadata)
+    return paths
+
+
+def exported_step(folder: str | Path) -> int | None:
+    """The step of the training that `export_weights` wrote to this folder, if it did."""
+    try:
+        with safetensors.safe_open(Path(folder) / EXPORTED, "pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (OSError, SafetensorError, KeyError):
+        return None
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -73,6 +73,7 @@ def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:
         f"training.compile={args.compile}",
         f"model.generator.use_checkpoint={args.checkpoint}",
         "training.enable_wandb=false",
+        "experiment.generate_every=0",
         *args.overrides,
     ]
     return load_config(ARConfig, "", overrides)
@@ -100,6 +101,12 @@ def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
     return lambda: step(codes, class_ids)
 
 
+def release() -> None:
+    """Give memory back: a model that accelerate has prepared refers to itself."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def measure(args: argparse.Namespace, scratch: Path) -> None:
     config = load(args, scratch, args.batch_size)
     trainer = GeneratorTrainer(config)
@@ -107,6 +114,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.num_codes
     print(f"measured matrix-multiply peak: {peak / 1e12:.3f} TFLOP/s")
     del trainer
+    accelerator.free_memory()
+    release()
     waits: list[float] = []
     builders = {
         "this": lambda: real_step(GeneratorTrainer(config), waits),
@@ -131,8 +140,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
             waited += sum(waits)
             if args.apart:
                 ready.clear()
-                gc.collect()
-                torch.cuda.empty_cache()
+                accelerator.free_memory()
+                release()
     for name, times in seconds.items():
         rate = args.steps * args.batch_size / float(np.median(times))
         note = f", {waited / sum(times):.2%} of the time waiting for data" if name == "this" else ""
@@ -155,7 +164,9 @@ def measure_memory(args: argparse.Namespace, scratch: Path) -> None:
             for _ in range(WARMUP):
                 trainer.train_step([trainer.to_device(next(loader))])
             line += f", measured {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            trainer.accelerator.free_memory()
             del trainer, loader
+            release()
         print(f"batch {batch_size:4d}: {line}", flush=True)
 
 

@@ -35,6 +35,7 @@ from utils.distributed import init_process
 IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90
 NUM_VIEWS = 10
+TRANSFERS = 20
 MIN_DECODED = 512  # images, so that starting the workers does not count
 
 
@@ -139,8 +140,7 @@ def main() -> None:
                 pass
 
         def transfer() -> None:
-            pinned = crops.pin_memory()
-            for _ in range(20):
+            for _ in range(TRANSFERS):
                 pinned.to(device, non_blocking=True)
 
         resident = crops.to(device)
@@ -167,7 +167,8 @@ def main() -> None:
             tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
         rates = {"decode": decode_rounds * args.images / seconds(decode, device)}
         if device.type == "cuda":
-            rates["transfer"] = 20 * args.batch_size / seconds(transfer, device)
+            pinned = crops.pin_memory()
+            rates["transfer"] = TRANSFERS * args.batch_size / seconds(transfer, device)
         rates["encode"] = repeats * args.batch_size / seconds(encode, device)
         rates["write"] = args.images / seconds(lambda: writer.write(0, list(range(args.images)), codes), device)
         whole = args.images / seconds(end_to_end, device)

@@ -25,6 +25,7 @@ FORMAT_VERSION = 2
 SHARD_SIZE = 4096  # images: 22 MB of ten-crop codes, 313 files for ImageNet
 LARGEST_PACKED_CODEBOOK = 2**16
 RECORD_PATIENCE = 60  # seconds for a shared file system to show what another machine has written
+UNKNOWN = "unknown"  # what nothing tells of a cache that another program wrote
 LAYOUTS = ("packed", "npz")
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dataset.cache_metadata import (
     LAYOUTS,
+    UNKNOWN,
     CacheMetadata,
     ShardRecord,
     begin_cache,
@@ -40,10 +41,10 @@ def describe(cache: TokenCache, codebook_size: int | None, image_size: int | Non
         num_codes=cache.num_codes,
         codebook_size=codebook_size,
         image_size=image_size,
-        crop=CROPS.get(cache.num_views, "unknown"),
-        split="unknown",
-        precision="unknown",
-        tokenizer_sha256="unknown",
+        crop=CROPS.get(cache.num_views, UNKNOWN),
+        split=UNKNOWN,
+        precision=UNKNOWN,
+        tokenizer_sha256=UNKNOWN,
         classes=tuple(sorted({p.split("/")[0] for p in cache.paths()})),
     )
 

@@ -69,7 +69,7 @@ def run(
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[subprocess.Popen]:
     """Another process holds the lock of `folder`, until it is killed at the end."""
     code = "import sys, time; from pathlib import Path; from utils.lock import alone\n"
     code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -78,7 +78,7 @@ def held(folder: Path) -> Iterator[None]:
     )
     try:
         assert process.stdout.readline() == "held\n"
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()

@@ -1,27 +1,43 @@
 """Trainings that go on with something changed, meet another one, or lose a part on the way."""
 
 import resource
+import threading
 
 import pytest
 import torch
 
 from tests import toy
-from tests.launch import held
+from tests.launch import held, run
 from tests.test_generator_training import generator_trainer
 from train_generator.trainer import GeneratorTrainer
+from utils import training_loop
 from utils.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights
 from utils.errors import UserError
+from utils.lock import alone
 from utils.weights import export_weights, exported_step, read_state_dict
 
 RESUME = "experiment.resume=auto"
 
 
-def test_two_trainings_in_one_folder_are_refused(tmp_path):
+def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(training_loop, "LOCK_PATIENCE", 1)
+    with held(tmp_path / "run"), pytest.raises(UserError, match="another run is at work in"):
+        generator_trainer(tmp_path, "run")
+    assert "waiting 1 s for it" in capfd.readouterr().out
     trainer = generator_trainer(tmp_path, "run")
-    with held(trainer.output_dir), pytest.raises(UserError, match="another run is at work in"):
-        trainer.run()
-    assert not list_checkpoints(trainer.output_dir)
-    trainer.run()
+    waiting = "from pathlib import Path; from utils.lock import alone\nwith alone(Path({!r})): pass"
+    for expected in (1, 0):  # held from the start, no more after the end
+        code = waiting.format(str(trainer.output_dir))
+        assert run("-c", code, check=False).returncode == expected
+        if expected:
+            trainer.run()
+
+
+def test_a_lock_that_is_given_up_meanwhile_is_taken(tmp_path):
+    with held(tmp_path) as process:
+        threading.Timer(1, process.kill).start()
+        with alone(tmp_path, patience=30):
+            assert process.wait() != 0
 
 
 def test_an_extended_training_replaces_what_the_shorter_one_left(tmp_path, capfd, monkeypatch):

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters
@@ -16,6 +18,13 @@ from utils.images import to_bytes
 from utils.schema import ARConfig, TokenizerConfig
 
 
+class NothingFromTheHost(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        assert devices <= {"cuda"}, function
+        return function(*args, **(kwargs or {}))
+
+
 def test_pretending_finds_mistakes():
     with pretended_cuda("no"):
         ours, other = torch.zeros(2, device="cuda"), torch.zeros(2)
@@ -23,12 +32,14 @@ def test_pretending_finds_mistakes():
             ours + other
         with pytest.raises(DataDependentOutputException):
             float(ours[0])
+        with pytest.raises(AssertionError), NothingFromTheHost():
+            other.to("cuda")
     assert torch.zeros(1).item() == 0 and not torch.is_autocast_enabled("cuda")
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}])
 def test_decoding_steps_can_be_recorded(changes):
-    """A CUDA graph holds no copies from the host and no waiting."""
+    """A CUDA graph takes nothing from the host and waits for nothing."""
     model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model
     generator = build_generator(model.generator).eval()
     with pretended_cuda("no"), torch.no_grad():
@@ -37,8 +48,9 @@ def test_decoding_steps_can_be_recorded(changes):
         sampler = CodeSampler(generator, SamplingSettings.of(model.generator, **changes), fixed_rows=3)
         batch = sampler._empty_batch(torch.device("cuda"))
         batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
-        for t in range(3):
-            batch.step(t)
+        with NothingFromTheHost():
+            for t in range(3):
+                batch.step(t)
         assert batch.codes.device.type == "cuda" and batch.state.cache.keys.dtype == torch.bfloat16
 
 

@@ -82,11 +82,28 @@ def test_without_an_average(folder):
     assert not (checkpoint_folder(folder / "plain", STEPS) / "ema.safetensors").exists()
 
 
-def test_in_bf16(folder):
-    """Gathered weights are bfloat16: rounding differs from autocast's, by less than it does from float32's."""
-    train(folder, "bf16", 2, "training.fsdp=true", "training.mixed_precision=bf16")
-    assert losses(folder / "bf16", "loss") == pytest.approx(losses(folder / "one", "loss"), rel=2e-2)
-    assert (
-        load_checkpoint_weights(checkpoint_folder(folder / "bf16", STEPS), "model")["norm.weight"].dtype
-        == torch.float32
-    )
+GATHERED = """
+import torch, torch.distributed as dist
+from tests import toy
+from utils.sharding import shard
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = toy.generator().train()
+shard(model, model.blocks, "cpu", dtype=torch.bfloat16)
+seen = {}
+block = model.blocks[1]
+block.attn.register_forward_pre_hook(lambda m, x: seen.update(weight=m.qkv.weight.dtype, rope=x[1].dtype))
+block.mlp.register_forward_hook(lambda m, x, y: seen.update(added=y.dtype))
+block.register_forward_hook(lambda m, x, y: seen.update(residual=y.dtype))
+with torch.autocast("cpu", torch.bfloat16):
+    loss, _ = model.loss(torch.zeros(2, toy.NUM_CODES, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+loss.backward()
+half, full = torch.bfloat16, torch.float32
+assert seen == {"weight": half, "rope": full, "added": half, "residual": full}, seen
+assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {full}
+dist.destroy_process_group()
+"""
+
+
+def test_gathered_weights_are_bf16_and_the_rest_is_not():
+    run("-c", GATHERED)

@@ -12,14 +12,15 @@ from utils.schema import ARConfig
 
 
 def test_tensors_are_counted_while_they_live():
+    given = torch.zeros(1000)
     with AliveTensors() as tensors:
         a = torch.zeros(1000)
-        b = a[10:]  # the same storage
+        b, d = a[10:], given[10:].add_(1)  # no storage of their own
         c = a + 1
         assert tensors.alive() == 8000
         del a
         assert tensors.alive() == 8000
-        del b, c
+        del b, c, d
         assert tensors.alive() == 0
     assert tensors.peak == 8000
 

@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
+from dataset.cache_metadata import UNKNOWN
 from dataset.code_batches import CachedCodes, CodeBatch, CodeSource, RandomViews
 from dataset.image_folder import list_images, to_float
 from dataset.token_cache import TokenCache, open_token_cache
 from modeling.build import build_generator, build_tokenizer, check_fit, load_tokenizer
 from modeling.generator import AliTokGenerator
 from modeling.interfaces import Generator, Tokenizer
+from modeling.precision import full_float32
 from modeling.sampler import SamplingSettings, image_noise, sample_codes
 from train_generator.model_flops import training_flops
 from utils.accelerator import synchronized
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.images import grid, preview_scale
 from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
@@ -27,7 +29,6 @@ from utils.sharding import full_state, shard
 from utils.throughput import matmul_peak
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
-from utils.weights import export_weights
 
 PREVIEW_CLASSES = 10
 PREVIEWS_PER_CLASS = 4
@@ -70,10 +71,16 @@ def check_cache(cache: TokenCache, generator: Generator, path: str) -> None:
             raise UserError(f"token cache {path} does not fit: {what} {cached} there, {expected} in the configuration")
 
 
+def tokenizer_of(cache: TokenCache) -> str:
+    """SHA-256 of the tokenizer that made the codes, empty where that is unknown."""
+    made_by = cache.metadata.tokenizer_sha256 if cache.metadata else UNKNOWN
+    return "" if made_by == UNKNOWN else made_by
+
+
 def check_same_tokenizer(one: TokenCache, two: TokenCache) -> None:
     """Raise UserError if two caches are known to hold codes of different tokenizers."""
-    made_by = [cache.metadata.tokenizer_sha256 if cache.metadata else "unknown" for cache in (one, two)]
-    if "unknown" not in made_by and made_by[0] != made_by[1]:
+    made_by = [tokenizer_of(cache) for cache in (one, two)]
+    if all(made_by) and made_by[0] != made_by[1]:
         raise UserError(
             f"{one.folder} and {two.folder} were made with different tokenizers (SHA-256 {made_by[0][:12]} and"
             f" {made_by[1][:12]}): their codes mean different things"
@@ -181,7 +188,8 @@ class GeneratorTrainer(TrainingLoop):
         return self._tokenizer
 
     def common_facts(self) -> dict[str, str]:
-        return {"the tokenizer": "there" if self.preview_every else "not there"}
+        checkpoint = Path(self.config.experiment.tokenizer_checkpoint)
+        return {"the tokenizer": f"{checkpoint} is {'there' if checkpoint.is_file() else 'not there'}"}
 
     def counters(self) -> dict[str, Any]:
         return super().counters() | {"num_images": len(self.dataset), "tokenizer_sha256": self._cached_by()}
@@ -200,8 +208,7 @@ class GeneratorTrainer(TrainingLoop):
 
     def _cached_by(self) -> str:
         """Which tokenizer the cached codes are of, where that is known."""
-        metadata = self.dataset.cache.metadata if isinstance(self.dataset, CachedCodes) else None
-        return metadata.tokenizer_sha256 if metadata else ""
+        return tokenizer_of(self.dataset.cache) if isinstance(self.dataset, CachedCodes) else ""
 
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         device = self.accelerator.device
@@ -209,7 +216,7 @@ class GeneratorTrainer(TrainingLoop):
         if batch.codes is not None:
             return batch._replace(codes=batch.codes.to(device, non_blocking=True), class_ids=class_ids)
         self.bad_files.add(batch.failures)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), full_float32():
             codes = self.tokenizer.encode(to_float(batch.images.to(device, non_blocking=True)))
         return batch._replace(codes=codes, images=None, class_ids=class_ids)
 
@@ -292,14 +299,16 @@ class GeneratorTrainer(TrainingLoop):
         """What previews need, now: a fault must not end a training at its first preview."""
         experiment = self.config.experiment
         self.preview_every = experiment.generate_every
+        if not self.config.dataset.params.pretokenization:
+            _ = self.tokenizer  # which encodes, too
         if self.preview_every <= 0:
             return
         try:
             self.preview_settings = SamplingSettings.of(self.config.model.generator)
         except ValueError as error:
             raise UserError(f"model.generator: {error}") from error
-        if self._tokenizer is None and not Path(experiment.tokenizer_checkpoint).is_file():
-            path = experiment.tokenizer_checkpoint
+        path = Path(experiment.tokenizer_checkpoint)
+        if not path.is_file():
             self.accelerator.print(f"warning: no previews, as experiment.tokenizer_checkpoint {path} is not there")
             self.preview_every = 0
         elif self.accelerator.is_main_process or self.sharded:
@@ -314,7 +323,7 @@ class GeneratorTrainer(TrainingLoop):
         except RuntimeError as error:  # out of memory, say
             if self.sharded:
                 raise  # the others would wait for this rank's part of the weights
-            tqdm.write(f"warning: no preview at step {self.step} ({str(error).splitlines()[0]})", file=sys.stderr)
+            tqdm.write(f"warning: no preview at step {self.step} ({first_line(error)})", file=sys.stderr)
 
     def preview(self, tracker: Tracker) -> None:
         """Samples of fixed classes from fixed noise, so that progress shows from grid to grid."""
@@ -339,4 +348,4 @@ class GeneratorTrainer(TrainingLoop):
         main = self.accelerator.is_main_process
         state = full_state(self.inference_model, keep=main) if main or self.sharded else {}
         if main:
-            export_weights(self.output_dir, state, self.step)
+            self.write_result(state)

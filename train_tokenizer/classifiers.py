@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from evaluation.classifier import read_classifier
-from utils.errors import UserError, nearest
+from utils.errors import UserError, first_line, nearest
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
 
@@ -84,7 +84,7 @@ def _from_timm(name: str, checkpoint: str | None, random_weights: bool) -> Image
         network = timm.create_model(name, pretrained=not (checkpoint or random_weights))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"no weights of timm's {name}: {str(error).splitlines()[0]}. Download them where there is a network into"
+            f"no weights of timm's {name}: {first_line(error)}. Download them where there is a network into"
             f" the Hugging Face cache (HF_HOME), or name a file with {CHECKPOINT_KEY}"
         ) from error
     if checkpoint:

@@ -24,7 +24,7 @@ from utils.pretrained import find_weights
 from utils.schema import Phase, TokenizerConfig
 from utils.tracking import Tracker
 from utils.training_loop import TrainingLoop
-from utils.weights import export_weights, load_encoder_weights, tokenizer_export
+from utils.weights import load_encoder_weights, tokenizer_export
 
 
 class TokenizerTrainer(TrainingLoop):
@@ -259,4 +259,4 @@ class TokenizerTrainer(TrainingLoop):
 
     def export(self) -> None:
         if self.accelerator.is_main_process:
-            export_weights(self.output_dir, tokenizer_export(self.inference_model.state_dict()), self.step)
+            self.write_result(tokenizer_export(self.inference_model.state_dict()))

@@ -114,14 +114,16 @@ def require_agreement(accelerator: Accelerator, facts: dict[str, str], advice: s
     """Raise UserError on all ranks unless each fact reads the same on every one of them."""
     if accelerator.num_processes == 1:
         return
-    own = {name: (hashlib.sha256(text.encode()).digest(), text[:SHOWN]) for name, text in facts.items()}
-    everyone = gather_object([own])
-    differing = {
-        name: next(rank for rank, theirs in enumerate(everyone) if theirs.get(name) != text)
-        for name, text in everyone[0].items()
-        if any(theirs.get(name) != text for theirs in everyone)
-    }
-    if differing or any(theirs.keys() != own.keys() for theirs in everyone):
-        there = {name: everyone[rank].get(name, (b"", "not there"))[1] for name, rank in differing.items()}
-        details = [f"{n}: {everyone[0][n][1]} on rank 0, {there[n]} on rank {rank}" for n, rank in differing.items()]
-        raise UserError(f"the ranks do not agree on {', '.join(differing)}. {advice} ({'; '.join(details)})")
+    everyone = gather_object([{name: (_digest(text), text[:SHOWN]) for name, text in facts.items()}])
+    details = {}
+    for name in dict.fromkeys(name for theirs in everyone for name in theirs):
+        texts = [theirs.get(name, (b"", "not there")) for theirs in everyone]
+        other = next((rank for rank, text in enumerate(texts) if text != texts[0]), None)
+        if other is not None:
+            details[name] = f"{name}: {texts[0][1]} on rank 0, {texts[other][1]} on rank {other}"
+    if details:
+        raise UserError(f"the ranks do not agree on {', '.join(details)}. {advice} ({'; '.join(details.values())})")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

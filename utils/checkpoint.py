@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from utils.atomic import flush_to_disk
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.weights import read_state_dict
 
 STATE_FILE = "training_state.pt"
@@ -109,8 +109,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{folder / STATE_FILE} is damaged ({str(error).splitlines()[0]}); remove {folder}") from error
-    if not isinstance(state, dict) or not {"step", "samples_seen"} <= state.keys():
+        raise UserError(f"{folder / STATE_FILE} is damaged ({first_line(error)}); remove {folder}") from error
+    if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project")
     return state
 

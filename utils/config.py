@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 import modeling.build  # noqa: F401  (registers the models)
 from modeling.interfaces import GENERATORS, TOKENIZERS
-from utils.errors import UserError, nearest
+from utils.errors import UserError, first_line, nearest
 from utils.schema import Architectures, ARExperiment, TokenizerArchitecture
 
 MODEL_SECTIONS = {"vq_model": TOKENIZERS, "generator": GENERATORS}
@@ -39,7 +39,7 @@ def _explain(error: OmegaConfBaseException, schema: DictConfig, source: str) -> 
         fields = getattr(error.object_type, "__dataclass_fields__", {})
         hint = nearest(key, siblings) or nearest(leaf, fields) or nearest(key, known)
         return UserError(f"unknown configuration key '{key}' in {source}{hint}")
-    return UserError(f"configuration key '{key}' in {source}: {str(error).splitlines()[0]}")
+    return UserError(f"configuration key '{key}' in {source}: {first_line(error)}")
 
 
 def read_yaml(path: str | Path) -> DictConfig:
@@ -65,13 +65,14 @@ def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig
     return schema
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values by dotted key, as text; lists stay whole."""
-    result = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        result |= flat(value, f"{key}.") if isinstance(value, dict) else {key: str(value)}
-    return result
+def flat(values: Any, key: str = "") -> dict[str, str]:
+    """Values in dictionaries and lists by dotted key, as text."""
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {key: str(values)}
+    parts = [flat(value, f"{key}.{name}" if key else str(name)) for name, value in values.items()]
+    return {name: text for part in parts for name, text in part.items()}
 
 
 # The values that make sense, for keys of any schema.
@@ -166,7 +167,7 @@ def compose(schema_class: type, given: DictConfig, overrides: list[str], source:
         except OmegaConfBaseException as error:
             raise _explain(error, schema, "the command line") from error
         except (YAMLError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"cannot read the override '{item}' ({str(error).splitlines()[0]})") from error
+            raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
     try:
         unset = sorted(OmegaConf.missing_keys(config))
         OmegaConf.to_container(config, resolve=True)

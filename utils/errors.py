@@ -19,6 +19,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message, for one of ours; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def entry_point(main: Callable[..., None]) -> Callable[..., None]:
     """Turn a `UserError` into one line on stderr and exit code 2.
 

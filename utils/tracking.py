@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.images import save_png
 
 LOG_FILE = "metrics.jsonl"
@@ -44,7 +44,8 @@ class Tracker:
             else:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"), purge_step=first_step)
+                purge = first_step + 1 if self._resumed else 0  # from where on older numbers are hidden
+                self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"), purge_step=purge)
         except Exception as error:
             name = "wandb" if use_wandb else "TensorBoard"
             print(f"warning: {name} did not start ({error}); numbers go to {self.path} alone")
@@ -58,7 +59,7 @@ class Tracker:
             settings = wandb.Settings(init_timeout=WANDB_TIMEOUT)
             return wandb.init(**chosen, config=config, settings=settings)
         except Exception as error:
-            print(f"warning: wandb cannot be reached ({_first_line(error)}); logging offline, see `wandb sync`")
+            print(f"warning: wandb cannot be reached ({first_line(error)}); logging offline, see `wandb sync`")
             return wandb.init(**chosen, config=config, mode="offline")
 
     def _run_id(self) -> str:
@@ -115,10 +116,6 @@ def _set_aside(path: Path) -> None:
     if path.is_file():
         free = next(n for n in count(1) if not path.with_suffix(f".{n}.jsonl").exists())
         path.rename(path.with_suffix(f".{free}.jsonl"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:

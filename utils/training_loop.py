@@ -3,7 +3,7 @@
 import sys
 import time
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,14 +32,16 @@ from utils.checkpoint import (
 )
 from utils.code_version import code_fingerprint
 from utils.config import flat
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.lock import alone
 from utils.meters import Meters
 from utils.plots import plot_curves
 from utils.sharding import full_state, load_optimizer_state, optimizer_state
 from utils.stop_signal import StopSignal, ignore_stop_signals
 from utils.tracking import Tracker
-from utils.weights import exported_step, load_strict
+from utils.weights import export_weights, exported_step, load_strict
+
+LOCK_PATIENCE = 120  # seconds; a machine that died holds its locks on network file systems for about 90
 
 
 class TrainingLoop(ABC):
@@ -65,6 +67,7 @@ class TrainingLoop(ABC):
         self.optimizers: dict[str, tuple[nn.Module, torch.optim.Optimizer]] = {}
         self.sharded = False  # whether each rank holds a part of the weights only
         self._resumed: dict[str, Any] = {}
+        self._lock = ExitStack()  # of the output folder, from before a resume to the end of `run`
         self.step = 0  # optimizer steps done
         self.samples_seen = 0  # by all ranks together
         self.bad_files: BadFiles | None = None  # where files are decoded during training
@@ -150,11 +153,14 @@ class TrainingLoop(ABC):
         return self.resume_models() and self.resume_optimizers()
 
     def resume_models(self) -> bool:
-        """Weights and counters of the checkpoint to go on from, if there is one.
+        """Take the output folder's lock, then weights and counters of the checkpoint to go on from, if there is one.
 
         Models that the checkpoint does not hold start as they are: a configuration may add the
         GAN or the moving average on the way.
         """
+        if self.accelerator.is_main_process:  # first: what another run does meanwhile would not be seen
+            self._lock.enter_context(alone(self.output_dir, LOCK_PATIENCE))
+        self.accelerator.wait_for_everyone()
         folder = find_resume(self.config.experiment.resume, self.output_dir)
         if folder is None:
             return False
@@ -184,8 +190,8 @@ class TrainingLoop(ABC):
         self._resumed = {}
         return True
 
-    def save(self, milestone: bool = False) -> None:
-        """Write the checkpoint of the current step; every rank calls it.
+    def save(self, milestone: bool = False) -> bool:
+        """Write the checkpoint of the current step; every rank calls it. False where the main one could not.
 
         A disk that takes no more costs a warning before the last step: a later checkpoint may
         succeed, and stopping would lose the work since the last one for certain.
@@ -207,7 +213,7 @@ class TrainingLoop(ABC):
                     milestone=milestone,
                 )
             except (OSError, RuntimeError, SafetensorError) as error:
-                failure = str(error).splitlines()[0]
+                failure = first_line(error)
         self.accelerator.wait_for_everyone()
         if failure:
             kept = list_checkpoints(self.output_dir)
@@ -216,6 +222,17 @@ class TrainingLoop(ABC):
             if self.step >= self.total_steps or self.stopping:
                 raise UserError(f"{message}. Free space in {self.output_dir} and run again with experiment.resume=auto")
             tqdm.write(f"warning: {message}. Free space in {self.output_dir}", file=sys.stderr)
+        return not failure
+
+    def write_result(self, state: dict[str, Tensor]) -> None:
+        """The weights that users of the training load; for the main process."""
+        try:
+            export_weights(self.output_dir, state, self.step)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"the weights could not be written to {self.output_dir} ({first_line(error)}); the checkpoint is"
+                " there: free space, and run again with experiment.resume=auto"
+            ) from error
 
     def loader(self) -> DataLoader:
         """This rank's micro-batches from the current step on."""
@@ -262,7 +279,7 @@ class TrainingLoop(ABC):
         if self.step >= self.total_steps and exported_step(self.output_dir) == self.step:
             self.accelerator.print(f"{self.output_dir} is trained already ({self.step} steps)")
             return
-        with alone(self.output_dir) if self.accelerator.is_main_process else nullcontext():
+        with self._lock:
             self._run()
 
     def _run(self) -> None:
@@ -286,13 +303,7 @@ class TrainingLoop(ABC):
         with StopSignal(accelerator) as stop:
             self._train(tracker, stop)
             if self.step >= self.total_steps:
-                try:
-                    self.export()
-                except (OSError, RuntimeError, SafetensorError) as error:
-                    raise UserError(
-                        f"the weights could not be written to {self.output_dir} ({str(error).splitlines()[0]}); the"
-                        " checkpoint is there: free space, and run again with experiment.resume=auto"
-                    ) from error
+                self.export()
             tracker.close()
         if self.step < self.total_steps:
             accelerator.print(
@@ -351,8 +362,9 @@ class TrainingLoop(ABC):
                 # Before validation, whose failure would otherwise cost the steps since the last one.
                 if last or self.stopping or (save_due and sound):
                     with meters.pause():
-                        self.save(milestone_due)
-                    save_due = milestone_due = False
+                        saved = self.save(milestone_due)
+                    save_due = False
+                    milestone_due &= not saved  # on a full disk it is the next one that is kept
                 if self.stopping and not last:
                     break
                 with meters.pause():

@@ -11,10 +11,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from utils.atomic import written_aside
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 EXPORTED = "model.safetensors"
 SHOWN = 3  # how many keys of each kind an error lists
+SHOWN_CHARACTERS = 120  # of another library's message
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -31,9 +32,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint ({_first_line(error)})") from error
+        raise UserError(f"{path} is damaged or no checkpoint ({first_line(error)[:SHOWN_CHARACTERS]})") from error
     except Exception as error:  # torch raises pickle.UnpicklingError subclasses for foreign content
-        raise UserError(f"{path} is no checkpoint of plain tensors ({_first_line(error)})") from error
+        raise UserError(f"{path} is no checkpoint of plain tensors ({first_line(error)[:SHOWN_CHARACTERS]})") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict (a mapping of names to tensors)")
     return dict(state)
@@ -43,10 +44,6 @@ def _is_zip(path: Path) -> bool:
     """Only torch's zip format can be memory-mapped; the format before 1.6 cannot."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,0 +1,123 @@
+"""What only a GPU can show. Tests run on the CPU wherever they are; these with
+
+CUDA_VISIBLE_DEVICES=0,1 python -m pytest tests/test_gpu.py
+"""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from benchmarks.training_memory import count_memory
+from modeling.build import build_generator
+from modeling.pipeline import AliTokPipeline
+from modeling.sampler import SamplingSettings, image_noise, sample_codes
+from tests import toy
+from tests.conftest import ROOT
+from tests.resuming import interrupted
+from tests.test_generator_training import generator_trainer
+from train_generator.trainer import GeneratorTrainer, parameter_groups
+from train_tokenizer.losses import hinge_generator_loss
+from utils.checkpoint import list_checkpoints, load_checkpoint_weights
+from utils.config import load_config
+from utils.schema import ARConfig
+
+DEVICE = "cuda"
+SETTINGS = SamplingSettings(4.0, 1.0)
+OFF = dict.fromkeys(("dropout", "attn_drop", "tok_dropout", "class_label_dropout"), 0.0)
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not shown to the tests")
+
+
+def pipeline(device: str, **options) -> AliTokPipeline:
+    models = (model.to(device).requires_grad_(False) for model in (toy.tokenizer(init_std=0.3), toy.generator()))
+    return AliTokPipeline(*models, SETTINGS, **({"precision": "fp32", "batch_size": 4} | options))
+
+
+def expected_codes(classes: list[int]) -> torch.Tensor:
+    """What the CPU draws for images 0, 1, ... of seed 0."""
+    noise = image_noise(0, range(len(classes)), toy.NUM_CODES)
+    return sample_codes(toy.generator(), torch.tensor(classes), noise, SETTINGS)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_graphs_draw_what_the_cpu_draws(compile):
+    drawn = pipeline(DEVICE, compile=compile)
+    for classes in ([0, 1, 2, 3], [3, 1], [2, 2, 0, 1]):  # recorded, replayed with fewer rows, and again
+        codes = drawn.generate_codes(classes).cpu()
+        assert (codes == expected_codes(classes)).float().mean() > 0.95  # a draw on the edge may fall otherwise
+
+
+def test_one_batch_at_a_time():
+    drawn = pipeline(DEVICE, compile=False)
+    stream = drawn.stream([0, 1], every=1)
+    next(stream)
+    with pytest.raises(RuntimeError, match="another batch of this sampler is under way"):
+        drawn.generate([2])
+    stream.close()
+    assert torch.equal(drawn.generate_codes([2]).cpu(), expected_codes([2]))
+
+
+def test_a_gpu_that_is_not_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU alone")
+    drawn = pipeline("cuda:1", compile=False)
+    for classes in ([0, 1, 2, 3], [3, 1, 0, 0]):
+        assert (drawn.generate_codes(classes).cpu() == expected_codes(classes)).float().mean() > 0.95
+
+
+def test_losses_and_gradients_are_the_cpus():
+    results = []
+    images = torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
+    codes = torch.randint(0, toy.CODEBOOK_SIZE, (4, toy.NUM_CODES), generator=torch.Generator().manual_seed(1))
+    for device in ("cpu", DEVICE):
+        generator, tokenizer = toy.generator(**OFF).to(device).train(), toy.tokenizer(stage=1).to(device).train()
+        loss, _ = generator.loss(codes.to(device), torch.arange(4, device=device))
+        output = tokenizer(images.to(device))
+        reconstruction = (output.reconstruction - images.to(device)).square().mean() + output.quantizer_loss
+        (loss + reconstruction + hinge_generator_loss(output.prefix_image)).backward()
+        norms = [p.grad.norm().cpu() for m in (generator, tokenizer) for p in m.parameters() if p.grad is not None]
+        results.append((float(loss.detach()), float(reconstruction.detach()), torch.stack(norms)))
+    (loss, reconstruction, norms), (other_loss, other_reconstruction, other_norms) = results
+    assert other_loss == pytest.approx(loss, rel=1e-4) and other_reconstruction == pytest.approx(
+        reconstruction, rel=1e-3
+    )
+    torch.testing.assert_close(other_norms, norms, rtol=1e-2, atol=1e-4)
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps the first precision of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_a_resumed_training_is_one_training(tmp_path, precision):
+    def build(name: str, *overrides: str) -> GeneratorTrainer:
+        return generator_trainer(tmp_path, name, f"training.mixed_precision={precision}", *overrides)
+
+    whole = build("whole")
+    whole.run()
+    parts = interrupted(build, 3)
+    one, two = (load_checkpoint_weights(list_checkpoints(t.output_dir)[-1], "model") for t in (whole, parts))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_is_what_was_counted(tmp_path):
+    """Of B with 32 images: no more than the bound, and not far below."""
+    config = load_config(ARConfig, "", [f"config={ROOT}/configs/alitok_b.yaml", f"experiment.output_dir={tmp_path}"])
+    model = build_generator(config.model.generator).to(DEVICE).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.03), fused=True)
+    codes = torch.randint(0, model.codebook_size, (32, model.num_codes), device=DEVICE)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        with torch.autocast(DEVICE, torch.bfloat16):
+            loss, _ = model.loss(codes, torch.arange(32, device=DEVICE))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    counted = count_memory(config, 32).total
+    assert 0.75 * counted < torch.cuda.max_memory_allocated() < 1.05 * counted

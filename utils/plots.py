@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from utils.tracking import read_log
 
 
@@ -18,6 +13,11 @@ def plot_curves(output_dir: str | Path, panels: Sequence[Sequence[str]], path: s
 
 def plot_runs(runs: dict[str, Path], panels: Sequence[tuple[str, Sequence[str]]], path: str | Path) -> None:
     """Panels of several runs: `panels` holds (run, metric names), `runs` each run's output folder."""
+    import matplotlib  # a third of a second of every start, for those who draw
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     series = []
     logs = {run: read_log(folder) for run, folder in runs.items()}
     for run, names in panels:

@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--guidance_scale_pow", type=float, help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
     add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
-    add("--top_k", type=at_least(1), help="default: all codes")
+    add("--top_k", type=int, help="default: all codes")
     add("--top_p", type=float, help="default: all codes")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
     add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")

@@ -101,8 +101,9 @@ def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
     return lambda: step(codes, class_ids)
 
 
-def release() -> None:
-    """Give memory back: a model that accelerate has prepared refers to itself."""
+def release(accelerator: Accelerator) -> None:
+    """Give the memory of models back that nobody else holds: accelerate does, and those it prepared hold themselves."""
+    accelerator.free_memory()
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -113,23 +114,21 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     accelerator, device = trainer.accelerator, trainer.accelerator.device
     flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.num_codes
     print(f"measured matrix-multiply peak: {peak / 1e12:.3f} TFLOP/s")
-    del trainer
-    accelerator.free_memory()
-    release()
     waits: list[float] = []
     builders = {
         "this": lambda: real_step(GeneratorTrainer(config), waits),
         "plain": lambda: plain_step(config, accelerator),
     }
-    ready: dict[str, Callable[[], Any]] = {}
+    ready: dict[str, Callable[[], Any]] = {"this": real_step(trainer, waits)}
+    del trainer  # else it would stay when `ready` lets it go
     seconds: dict[str, list[float]] = {name: [] for name in builders}
     waited = 0.0
-    for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
+    for number in range(args.rounds):  # in turns, as the speed of a machine changes with time
         for name, build in builders.items():
             if name not in ready:
                 ready[name] = build()
-                for _ in range(WARMUP):
-                    ready[name]()
+            for _ in range(WARMUP if number == 0 or args.apart else 0):
+                ready[name]()
             waits.clear()
             synchronize(device)
             start = time.perf_counter()
@@ -140,8 +139,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
             waited += sum(waits)
             if args.apart:
                 ready.clear()
-                accelerator.free_memory()
-                release()
+                release(accelerator)
     for name, times in seconds.items():
         rate = args.steps * args.batch_size / float(np.median(times))
         note = f", {waited / sum(times):.2%} of the time waiting for data" if name == "this" else ""
@@ -159,14 +157,13 @@ def measure_memory(args: argparse.Namespace, scratch: Path) -> None:
         line = "counted {} GiB (state {}, kept for the backward {}, made by it {})".format(*gib)
         if torch.cuda.is_available():
             trainer = GeneratorTrainer(config)
-            loader = iter(trainer.loader())
+            accelerator, step = trainer.accelerator, real_step(trainer, [])
             torch.cuda.reset_peak_memory_stats()
             for _ in range(WARMUP):
-                trainer.train_step([trainer.to_device(next(loader))])
+                step()
             line += f", measured {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-            trainer.accelerator.free_memory()
-            del trainer, loader
-            release()
+            del trainer, step
+            release(accelerator)
         print(f"batch {batch_size:4d}: {line}", flush=True)
 
 

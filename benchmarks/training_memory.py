@@ -30,7 +30,6 @@ class AliveTensors(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -39,7 +38,6 @@ class AliveTensors(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
                 storage = tensor.untyped_storage()
                 self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.alive())
         return result
 
     def alive(self) -> int:
@@ -68,7 +66,7 @@ def _flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is
 def pretended_cuda(precision: str) -> Iterator[None]:
     """Fake tensors, autocast and the attention kernel of a GPU, none of which needs one to be there.
 
-    Within, modules made under `torch.device("cuda")` compute shapes and devices, forward only. Tensors on two
+    Within, modules that `on_pretended_cuda` has moved compute shapes and devices, forward only. Tensors on two
     devices in one operation are an error, and so is what would wait for the GPU to see a value.
     """
     attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")

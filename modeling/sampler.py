@@ -132,13 +132,13 @@ class CodeSampler:
         if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
             raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
         rows, noise = len(class_ids), noise.to(class_ids.device)
-        if self.fixed_rows is not None and rows > self.fixed_rows:
-            raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
-        if self.fixed_rows is not None and class_ids.is_cuda:
-            yield from self._replay(class_ids, noise)
-            return
         if self.fixed_rows is None:
             batch = _Batch(self, class_ids, noise)
+        elif rows > self.fixed_rows:
+            raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
+        elif class_ids.is_cuda:
+            yield from self._replay(class_ids, noise)
+            return
         else:
             batch = self._empty_batch(class_ids.device)
             batch.fill(class_ids, noise)

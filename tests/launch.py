@@ -1,6 +1,7 @@
 """The scripts as a user runs them: subprocesses, one or several under torchrun."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -82,6 +83,17 @@ def held(folder: Path) -> Iterator[subprocess.Popen]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """This process may write no file larger than `size` bytes within: a disk that takes no more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def peak_memory() -> int:

@@ -1,6 +1,5 @@
 """Trainings that go on with something changed, meet another one, or lose a part on the way."""
 
-import resource
 import threading
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from tests import toy
-from tests.launch import held, run
+from tests.launch import held, run, small_files
 from tests.test_generator_training import generator_trainer
 from train_generator.trainer import GeneratorTrainer
 from utils import training_loop
@@ -126,12 +125,8 @@ def test_a_full_disk_at_the_end_is_told(tmp_path, monkeypatch):
     trainer = build(tmp_path)
 
     def export_without_space() -> None:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        try:
+        with small_files(10_000):
             GeneratorTrainer.export(trainer)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     monkeypatch.setattr(trainer, "export", export_without_space)
     with pytest.raises(UserError, match=r"weights could not be written.*the checkpoint is there: free space"):

@@ -15,6 +15,7 @@ from tests import toy
 from tests.conftest import ROOT
 from tests.resuming import interrupted
 from tests.test_generator_training import generator_trainer
+from tests.test_training_memory import train_step
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
 from utils.checkpoint import list_checkpoints, load_checkpoint_weights
@@ -114,10 +115,7 @@ def test_memory_is_what_was_counted(tmp_path):
     codes = torch.randint(0, model.codebook_size, (32, model.num_codes), device=DEVICE)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
-        with torch.autocast(DEVICE, torch.bfloat16):
-            loss, _ = model.loss(codes, torch.arange(32, device=DEVICE))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        class_ids = torch.arange(32, device=DEVICE)
+        train_step(model, optimizer, codes, class_ids, torch.autocast(DEVICE, torch.bfloat16))
     counted = count_memory(config, 32).total
     assert 0.75 * counted < torch.cuda.max_memory_allocated() < 1.05 * counted

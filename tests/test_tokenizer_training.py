@@ -1,7 +1,6 @@
 """Tokenizer training in this process: phases, exact resume, what is frozen, guards, what is kept."""
 
 import json
-import resource
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 
 from dataset.image_loader import ImageBatch
 from tests import toy
-from tests.launch import run
+from tests.launch import run, small_files
 from tests.resuming import assert_equal_checkpoints, interrupted
 from train_tokenizer.trainer import TokenizerTrainer
 from utils.checkpoint import list_checkpoints
@@ -216,12 +215,8 @@ def test_a_full_disk_costs_no_training(tmp_path, images, capfd):
     saved, step = trainer.save, trainer.step
 
     def save_without_space(milestone: bool) -> None:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        try:
+        with small_files(100_000):
             saved(milestone)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     trainer.save = save_without_space
     with pytest.raises(UserError, match=r"checkpoint of step 10 could not be written.*there is none yet"):

@@ -116,7 +116,7 @@ class GeneratorTrainer(TrainingLoop):
         if config.training.compile:
             getattr(self.generator, "compile_blocks", self.generator.compile)()
         resumed = self.resume_models()
-        self._open_previews()
+        self._open_tokenizer()
         self.check_agreement()
         self.model = LossModule(self.generator)
         if self.sharded:
@@ -155,7 +155,6 @@ class GeneratorTrainer(TrainingLoop):
         config, params = self.config, self.config.dataset.params
         limit = config.experiment.max_train_examples
         self.val_data: CodeSource | None = None
-        self._tokenizer: Tokenizer | None = None
         if params.pretokenization:
             cache = open_token_cache(params.pretokenization)
             check_cache(cache, self.generator, params.pretokenization)
@@ -178,14 +177,6 @@ class GeneratorTrainer(TrainingLoop):
         self.bad_files = BadFiles(images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
         if (Path(params.data_path) / params.val_split).is_dir():
             self.val_data = RandomViews(list_images(params.data_path, params.val_split), size)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Loaded when first asked for: training from a cache needs none but for previews."""
-        if self._tokenizer is None:
-            checkpoint = self.config.experiment.tokenizer_checkpoint
-            self._tokenizer = load_tokenizer(self.config.model.vq_model, checkpoint, self.accelerator.device)
-        return self._tokenizer
 
     def common_facts(self) -> dict[str, str]:
         checkpoint = Path(self.config.experiment.tokenizer_checkpoint)
@@ -295,24 +286,23 @@ class GeneratorTrainer(TrainingLoop):
         tracker.log(self.step, metrics)
         return metrics
 
-    def _open_previews(self) -> None:
-        """What previews need, now: a fault must not end a training at its first preview."""
+    def _open_tokenizer(self) -> None:
+        """For previews, and for images that no cache holds codes of; now, as a fault must not end a training later."""
         experiment = self.config.experiment
-        self.preview_every = experiment.generate_every
-        if not self.config.dataset.params.pretokenization:
-            _ = self.tokenizer  # which encodes, too
-        if self.preview_every <= 0:
-            return
-        try:
-            self.preview_settings = SamplingSettings.of(self.config.model.generator)
-        except ValueError as error:
-            raise UserError(f"model.generator: {error}") from error
-        path = Path(experiment.tokenizer_checkpoint)
-        if not path.is_file():
+        path, cached = Path(experiment.tokenizer_checkpoint), self.config.dataset.params.pretokenization
+        self.preview_every = max(experiment.generate_every, 0)
+        if self.preview_every:
+            try:
+                self.preview_settings = SamplingSettings.of(self.config.model.generator)
+            except ValueError as error:
+                raise UserError(f"model.generator: {error}") from error
+        if self.preview_every and cached and not path.is_file():
             self.accelerator.print(f"warning: no previews, as experiment.tokenizer_checkpoint {path} is not there")
             self.preview_every = 0
-        elif self.accelerator.is_main_process or self.sharded:
-            _ = self.tokenizer
+        previews_here = self.preview_every and (self.accelerator.is_main_process or self.sharded)
+        self.tokenizer: Tokenizer | None = None
+        if previews_here or not cached:
+            self.tokenizer = load_tokenizer(self.config.model.vq_model, path, self.accelerator.device)
 
     def extras(self, tracker: Tracker) -> None:
         due = self.preview_every > 0 and (self.step % self.preview_every == 0 or self.step == self.total_steps)

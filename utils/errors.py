@@ -20,7 +20,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, for one of ours; its type where it has none."""
+    """The first line of an error's message, to be quoted in another one; its type where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

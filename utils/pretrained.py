@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 
 def hub_path(url: str) -> Path:
@@ -27,7 +27,7 @@ def local_folder(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise UserError(f"{source} is no folder here, and as a hub id it cannot be had: {first}") from error
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from omegaconf import II
 from torch import Tensor, nn
 
+from modeling.attention import attention
 from modeling.interfaces import GENERATORS
 from modeling.kernels import EAGER, attend, compiled, gate, rms_norm, split_heads
 from modeling.packed_linear import pack_linears
@@ -116,8 +117,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """x: (B, L, width), rope: (L, head_width / 2, 2) -> (B, L, width)."""
         q, k, v = self.heads(x, rope)
-        drop = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=True)
+        x = attention(q, k, v, causal=True, dropout=self.attn_drop if self.training else 0.0)
         return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))
 
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.attention import attention
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with one fused input projection (order q, k, v)."""
@@ -22,9 +24,7 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         qkv = self.in_proj(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        # The fused kernels keep scores and softmax in float32 whatever the dtype of q, k and v,
-        # which is what the published code does explicitly.
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = attention(q, k, v, causal=self.causal)
         return self.out_proj(x.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -21,8 +21,6 @@ def tune_for_cpu() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_flush_denormal(True)
-    # Attention with dropout has no fused kernel on CPUs, and the one in its place computes in float32 by default.
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)

@@ -1,0 +1,63 @@
+"""Attention forward and backward in training: what modeling/attention.py takes against PyTorch's choice alone.
+
+python -m benchmarks.attention
+python -m benchmarks.attention --batch_size 4 --heads 16 --head_width 48 --lengths 73,273 --dropout 0.1
+"""
+
+import argparse
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.machine import announce, timed
+from modeling.attention import attention
+
+WARMUP = 3
+
+
+def measure(args: argparse.Namespace, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    rows, heads, width = args.batch_size, args.heads, args.head_width
+    qkv = torch.randn(rows, length, 3, heads, width, device=device, dtype=dtype, requires_grad=True)
+    gradient = torch.randn(rows, heads, length, width, device=device, dtype=dtype)
+    ways = {
+        "this": lambda q, k, v: attention(q, k, v, causal=not args.bidirectional, dropout=args.dropout),
+        "PyTorch": lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, dropout_p=args.dropout, is_causal=not args.bidirectional
+        ),
+    }
+
+    def step(name: str) -> None:
+        torch.autograd.grad(ways[name](*qkv.permute(2, 0, 3, 1, 4)), qkv, gradient)
+
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(WARMUP + args.rounds):  # in turns, as the speed of a machine changes with time
+        for name in ways:
+            seconds[name].append(timed(partial(step, name), device)[0])
+    this, pytorch = (np.array(seconds[name][WARMUP:]) for name in ways)
+    print(
+        f"{length:5d} positions, {dtype}: {np.median(this) * 1e3:.2f} ms, PyTorch {np.median(pytorch) * 1e3:.2f} ms,"
+        f" ratio {np.median(pytorch / this):.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--head_width", type=int, default=32)
+    parser.add_argument("--lengths", type=lambda s: [int(x) for x in s.split(",")], default=[73, 128, 192, 273])
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--bidirectional", action="store_true", help="default: causal")
+    parser.add_argument("--rounds", type=int, default=20, help="the median counts")
+    args = parser.parse_args()
+    device = announce(args)
+    for dtype in (torch.float32, torch.bfloat16):
+        for length in args.lengths:
+            measure(args, length, dtype, device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Attention of a whole sequence, by the kernel that is fastest where it runs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# From here on PyTorch's fused float32 kernel is as fast, in training on a CPU (docs/benchmarks.md).
+SHORT = 128
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
+    """Softmax attention with scores scaled by head_width^-0.5.
+
+    q, k, v: (B, heads, L, head_width). Returns the same shape and dtype. dropout: of the weights, in [0, 1).
+    """
+    if q.device.type == "cpu" and q.requires_grad and (dropout or q.dtype == torch.bfloat16 or q.shape[2] <= SHORT):
+        return _materialised(q, k, v, causal, dropout)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+
+
+def _materialised(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """The scores as a tensor. PyTorch's fused kernel for CPUs knows no dropout, and its backward pass is slow
+    in bfloat16 and for sequences so short that their scores stay in the processor's cache.
+
+    In bfloat16 the scores are rounded to it; their softmax is computed in float32.
+    """
+    queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))
+    length, scale = q.shape[2], q.shape[3] ** -0.5
+    mask = q.new_full((length, length), float("-inf") if causal else 0.0).triu(1)
+    scores = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=scale)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return (weights @ values).unflatten(0, q.shape[:2])

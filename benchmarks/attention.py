@@ -1,4 +1,4 @@
-"""Attention forward and backward in training: what modeling/attention.py takes against PyTorch's choice alone.
+"""The two ways of modeling/attention.py, forward and backward: materialised scores and PyTorch's own choice of kernel.
 
 python -m benchmarks.attention
 python -m benchmarks.attention --batch_size 4 --heads 16 --head_width 48 --lengths 73,273 --dropout 0.1
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import announce, timed
-from modeling.attention import attention
+from modeling.attention import materialised_attention
 
 WARMUP = 3
 
@@ -21,11 +21,10 @@ def measure(args: argparse.Namespace, length: int, dtype: torch.dtype, device: t
     rows, heads, width = args.batch_size, args.heads, args.head_width
     qkv = torch.randn(rows, length, 3, heads, width, device=device, dtype=dtype, requires_grad=True)
     gradient = torch.randn(rows, heads, length, width, device=device, dtype=dtype)
+    causal, dropout = not args.bidirectional, args.dropout
     ways = {
-        "this": lambda q, k, v: attention(q, k, v, causal=not args.bidirectional, dropout=args.dropout),
-        "PyTorch": lambda q, k, v: F.scaled_dot_product_attention(
-            q, k, v, dropout_p=args.dropout, is_causal=not args.bidirectional
-        ),
+        "materialised": partial(materialised_attention, causal=causal, dropout=dropout),
+        "PyTorch": partial(F.scaled_dot_product_attention, is_causal=causal, dropout_p=dropout),
     }
 
     def step(name: str) -> None:
@@ -35,10 +34,10 @@ def measure(args: argparse.Namespace, length: int, dtype: torch.dtype, device: t
     for _ in range(WARMUP + args.rounds):  # in turns, as the speed of a machine changes with time
         for name in ways:
             seconds[name].append(timed(partial(step, name), device)[0])
-    this, pytorch = (np.array(seconds[name][WARMUP:]) for name in ways)
+    materialised, pytorch = (np.array(seconds[name][WARMUP:]) for name in ways)
     print(
-        f"{length:5d} positions, {dtype}: {np.median(this) * 1e3:.2f} ms, PyTorch {np.median(pytorch) * 1e3:.2f} ms,"
-        f" ratio {np.median(pytorch / this):.2f}",
+        f"{length:5d} positions, {dtype}: materialised {np.median(materialised) * 1e3:.2f} ms, PyTorch"
+        f" {np.median(pytorch) * 1e3:.2f} ms, ratio {np.median(pytorch / materialised):.2f}",
         flush=True,
     )
 

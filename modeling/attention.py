@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# From here on PyTorch's fused float32 kernel is as fast, in training on a CPU (docs/benchmarks.md).
+# Positions up to which materialised scores are faster in float32, in training on a CPU (docs/benchmarks.md).
 SHORT = 128
 
 
@@ -14,14 +14,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float =
     q, k, v: (B, heads, L, head_width). Returns the same shape and dtype. dropout: of the weights, in [0, 1).
     """
     if q.device.type == "cpu" and q.requires_grad and (dropout or q.dtype == torch.bfloat16 or q.shape[2] <= SHORT):
-        return _materialised(q, k, v, causal, dropout)
+        return materialised_attention(q, k, v, causal=causal, dropout=dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
 
-def _materialised(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """The scores as a tensor. PyTorch's fused kernel for CPUs knows no dropout, and its backward pass is slow
-    in bfloat16 and for sequences so short that their scores stay in the processor's cache.
+def materialised_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
+    """`attention` with the scores as a tensor, for training on CPUs.
 
+    PyTorch's fused kernel for CPUs knows no dropout, and its backward pass is slow in bfloat16 and for
+    sequences so short that their scores stay in the processor's cache.
     In bfloat16 the scores are rounded to it; their softmax is computed in float32.
     """
     queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))

@@ -17,6 +17,7 @@ from tests import toy
 from tests.launch import run
 from utils.config import read_tokenizer_config
 from utils.tracking import read_log
+from utils.weights import read_state_dict
 
 
 class Pipeline:
@@ -33,6 +34,7 @@ class Pipeline:
     def train_tokenizer(self, stage: int, *overrides: str) -> None:
         run(
             "train_tokenizer/train_tokenizer.py",
+            *("experiment.save_every=2", "experiment.keep_checkpoints=5"),
             f"config={self.folder / f'stage{stage}.yaml'}",
             f"experiment.output_dir={self.folder / f'stage{stage}'}",
             f"dataset.params.data_path={self.images}",
@@ -188,13 +190,19 @@ def test_two_processes_train_like_one(single, double):
     for name, tolerance in (("stage1", 1e-4), ("ar", 0.1)):  # dropout differs between ranks in ar
         one, two = ([r["loss"] for r in read_log(p.folder / name) if "loss" in r] for p in (single, double))
         np.testing.assert_allclose(one[0], two[0], rtol=tolerance)
-    one, two = (torch.load(p.folder / "stage1" / "pytorch_model.bin", weights_only=True) for p in (single, double))
-    # Rounding, which depends on the batch a process has, decides between latents that are all but equally near to a
-    # dead code. What one update of the codebook does on two processes is tested in test_tokenizer_training.
-    codebook = (one.pop("quantize.embedding.weight") - two["quantize.embedding.weight"]).abs().amax(1) < 5e-3
-    assert codebook.float().mean() > 0.5
-    for key, value in one.items():
-        torch.testing.assert_close(value, two[key], atol=5e-3, rtol=0.05)
+
+    def stage1(pipeline: Pipeline, file: str) -> dict[str, torch.Tensor]:
+        return read_state_dict(pipeline.folder / "stage1" / file)
+
+    early = "checkpoints/step_00000002/model.safetensors"
+    torch.testing.assert_close(stage1(single, early), stage1(double, early), atol=1e-6, rtol=0)
+    # Dead codes with the same nearest latent become twins, and from the third step on the last bit of a distance
+    # decides which of them is used: what one run has under a number the other may have under another.
+    one, two = (stage1(p, "pytorch_model.bin") for p in (single, double))
+    apart = (one.pop("quantize.embedding.weight")[:, None] - two.pop("quantize.embedding.weight")).abs().amax(-1)
+    for nearest in (apart.amin(0), apart.amin(1)):
+        assert (nearest < 5e-3).float().mean() > 0.9
+    torch.testing.assert_close(one, two, atol=5e-3, rtol=0.05)
 
 
 def test_rank_errors_reach_the_user(single):

@@ -1,7 +1,7 @@
 # make quickstart   the whole pipeline on Fashion-MNIST: data to pictures, in minutes on two cores
 # make ablation     bidirectional against causal tokenizers, three seeds, on Fashion-MNIST, in an hour on two cores
-# make test         the test suite
-# Both set up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
+# make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
+# Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +16,7 @@ ablation: .venv/installed
 	$(BIN)/python -m ablation.run config=configs/fashion_mnist/ablation.yaml
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

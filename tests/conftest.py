@@ -4,6 +4,8 @@ from pathlib import Path
 
 # Before anything imports torch: tests are about numbers, and run on the CPU wherever they run.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the other cores are other workers'
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np

@@ -9,11 +9,11 @@ BIN := .venv/bin
 .PHONY: quickstart ablation test lint clean
 
 quickstart: .venv/installed
-	$(BIN)/python -m quickstart.run
+	$(BIN)/python -m experiments.quickstart.run
 
 ablation: .venv/installed
 	$(BIN)/python -m dataset.fashion_mnist --output data/fashion_mnist
-	$(BIN)/python -m ablation.run config=configs/fashion_mnist/ablation.yaml
+	$(BIN)/python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal

@@ -7,17 +7,17 @@ python pretokenization.py --check cache_alitok
 import argparse
 from pathlib import Path
 
-from dataset.cache_metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
-from dataset.check_cache import differing_codes, draw, summarise, verify_checksums
 from dataset.crops import NUM_VIEWS
 from dataset.image_folder import list_images
-from dataset.pretokenize import pretokenize
-from dataset.token_cache import open_token_cache
+from dataset.token_cache.check import differing_codes, draw, summarise, verify_checksums
+from dataset.token_cache.encode import pretokenize
+from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
+from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
 from utils.arguments import at_least
 from utils.config import read_tokenizer_config
-from utils.distributed import init_process
 from utils.errors import UserError, entry_point
+from utils.process import init_process
 from utils.weights import fingerprint
 
 TOKENIZER_CONFIG = "configs/tokenizer_stage2.yaml"
@@ -106,7 +106,8 @@ def check(args: argparse.Namespace) -> None:
     cache = open_token_cache(args.check)
     metadata = cache.metadata
     if metadata is None:
-        raise UserError(f"{args.check} has no metadata.json: convert it first (python -m dataset.convert_cache --help)")
+        hint = "convert it first (python -m dataset.token_cache.convert --help)"
+        raise UserError(f"{args.check} has no metadata.json: {hint}")
     sizes = f"{len(cache)} images, {cache.num_views} views of {cache.num_codes} codes"
     print(f"{args.check}: {metadata.layout} layout, {sizes}")
     print(f"made with {metadata.crop} at {metadata.image_size} pixels in {metadata.precision}")

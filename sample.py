@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from dataset.imagenet_names import class_id
-from modeling.guidance import SCHEDULES
-from modeling.pipeline import PRECISIONS, AliTokPipeline
+from sampling.guidance import SCHEDULES
+from sampling.pipeline import PRECISIONS, AliTokPipeline
 from utils.arguments import at_least
-from utils.distributed import init_process
 from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
+from utils.process import init_process
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,15 +11,15 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dataset.sample_shards import SampleShards
 from modeling.build import check_fit, load_generator, load_tokenizer
 from modeling.interfaces import Generator, Tokenizer
-from modeling.pipeline import PRECISIONS, AliTokPipeline, default_precision
-from modeling.sampler import SamplingSettings
+from sampling.autoregressive import SamplingSettings
+from sampling.pipeline import PRECISIONS, AliTokPipeline, default_precision
+from sampling.shards import SampleShards
 from utils.config import load_config
-from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
+from utils.process import init_process
 from utils.schema import ARConfig
 from utils.weights import fingerprint
 

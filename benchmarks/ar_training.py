@@ -23,13 +23,13 @@ from accelerate import Accelerator
 from benchmarks.machine import announce
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.training_memory import count_memory
-from dataset.cache_metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
-from dataset.cache_writer import cache_writer
 from dataset.image_folder import ImageList
+from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
+from dataset.token_cache.writer import cache_writer
 from train_generator.trainer import GeneratorTrainer
+from training.peak_flops import synchronize
 from utils.config import load_config
 from utils.schema import ARConfig
-from utils.throughput import synchronize
 
 WARMUP = 3
 

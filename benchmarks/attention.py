@@ -1,4 +1,4 @@
-"""The two ways of modeling/attention.py, forward and backward: materialised scores and PyTorch's own choice of kernel.
+"""The two ways of modeling/layers/attention.py, forward and backward, side by side.
 
 python -m benchmarks.attention
 python -m benchmarks.attention --batch_size 4 --heads 16 --head_width 48 --lengths 73,273 --dropout 0.1
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import announce, timed
-from modeling.attention import materialised_attention
+from modeling.layers.attention import materialised_attention
 
 WARMUP = 3
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from training.peak_flops import synchronize
 from utils.cpu import tune_for_cpu
-from utils.throughput import synchronize
 
 
 def announce(args: argparse.Namespace) -> torch.device:

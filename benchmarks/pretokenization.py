@@ -22,15 +22,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from dataset.cache_metadata import CacheMetadata
-from dataset.cache_writer import PackedWriter
 from dataset.crops import center_crop, source_size
 from dataset.image_folder import ImageList, list_images, read_rgb
-from dataset.pretokenize import ShardBatches, SourceCrops, encode_views, pretokenize
+from dataset.token_cache.encode import ShardBatches, SourceCrops, encode_views, pretokenize
+from dataset.token_cache.metadata import CacheMetadata
+from dataset.token_cache.writer import PackedWriter
 from modeling.build import build_tokenizer, frozen
 from modeling.interfaces import Tokenizer
 from utils.config import read_tokenizer_config
-from utils.distributed import init_process
+from utils.process import init_process
 
 IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90

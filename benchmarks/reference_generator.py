@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.generator import AliTokGenerator, Attention
+from modeling.alitok.generator import AliTokGenerator, Attention
 from train_generator.trainer import parameter_groups
 
 

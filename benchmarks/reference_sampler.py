@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.generator import AliTokGenerator
-from modeling.guidance import guidance_scale
+from modeling.alitok.generator import AliTokGenerator
+from sampling.guidance import guidance_scale
 
 Cache = list[tuple[Tensor, Tensor] | None]
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from benchmarks.machine import announce, timed
 from benchmarks.reference_sampler import plain_sample
-from dataset.sample_shards import SampleShards
 from modeling.build import build_generator, build_tokenizer, frozen, load_generator
-from modeling.pipeline import AliTokPipeline
-from modeling.sampler import SamplingSettings, image_noise, sample_codes
+from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
+from sampling.pipeline import AliTokPipeline
+from sampling.shards import SampleShards
 from utils.config import load_config
 from utils.images import to_bytes
 from utils.schema import ARConfig

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from dataset.sampler import spread
+from dataset.data_order import spread
 from utils.errors import UserError, nearest
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")

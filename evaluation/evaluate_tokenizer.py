@@ -17,24 +17,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from dataset.data_order import spread
+from dataset.image_dataset import CenterCrops, stack_decoded
 from dataset.image_folder import ImageList, list_images, to_float
-from dataset.image_loader import CenterCrops, stack_decoded
-from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
-from evaluation.lpips import LPIPS, VGG16
-from evaluation.reconstruction import CodebookUsage, psnr, ssim
+from evaluation.reconstruction import psnr, ssim
 from modeling.build import load_tokenizer
+from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
+from modeling.layers.codebook_usage import CodebookUsage
 from utils.arguments import at_least
 from utils.atomic import write_atomically
 from utils.config import read_tokenizer_config
-from utils.distributed import init_process
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png, to_bytes
 from utils.pretrained import get_weights
-from utils.stop_signal import ignore_stop_signals
+from utils.process import ignore_stop_signals, init_process
 
 NUM_PREVIEWS = 16
 METRICS = ("psnr", "ssim", "lpips", "rfid")

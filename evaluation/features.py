@@ -14,8 +14,8 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.npz import NpzImages
 from utils.errors import UserError
+from utils.npz import NpzImages
 
 KINDS = ("pool", "spatial", "logits")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evaluation.features import Features
 from evaluation.inception_graph import read_inception_graph
-from modeling.precision import full_float32
+from modeling.layers.precision import full_float32
 from utils.errors import UserError
 from utils.pretrained import find_weights, get_weights
 from utils.weights import read_state_dict

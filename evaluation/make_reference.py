@@ -14,17 +14,17 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
+from dataset.data_order import spread
+from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images
-from dataset.image_loader import CenterCrops
-from dataset.sampler import spread
 from evaluation.adm_metrics import RunningStatistics
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
-from evaluation.npz import NpzImages, read_small
 from utils.arguments import at_least
 from utils.atomic import write_atomically
-from utils.distributed import init_process
 from utils.errors import UserError, entry_point
+from utils.npz import NpzImages, read_small
+from utils.process import init_process
 
 BATCH_SIZE = 64
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling.precision import full_float32
+from modeling.layers.precision import full_float32
 from utils.cpu import multiplies_int8
 
 # Points whose distances to as many others are held at a time, and single pairs at a time: few enough

@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataset.data_order import spread
+from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, to_float
-from dataset.image_loader import CenterCrops
-from dataset.sampler import spread
-from evaluation.npz import NpzImages, read_small
 from modeling.build import load_tokenizer
 from utils.config import read_tokenizer_config
 from utils.images import grid, labelled_rows, preview_scale
+from utils.npz import NpzImages, read_small
 
 
 def all_images(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

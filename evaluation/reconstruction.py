@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.precision import full_float32
+from modeling.layers.precision import full_float32
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -47,22 +47,3 @@ def ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
     return (luminance * structure).flatten(1).mean(1)
-
-
-class CodebookUsage:
-    """Counts codes over a data set."""
-
-    def __init__(self, codebook_size: int, device: torch.device | str = "cpu"):
-        self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
-
-    def add(self, codes: Tensor) -> None:
-        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
-
-    def usage(self) -> float:
-        """Share of the codebook that was used at all."""
-        return float((self.counts > 0).float().mean())
-
-    def perplexity(self) -> float:
-        """exp(entropy): how many equally frequent codes would be as uncertain."""
-        p = self.counts.double() / self.counts.sum().clamp_min(1)
-        return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))

@@ -1,4 +1,4 @@
-"""Train the small classifier of `evaluation/classifier.py` on a data set's training split.
+"""Train the small classifier of `modeling/frozen/small_classifier.py` on a data set's training split.
 
 python -m evaluation.train_classifier --data_path data/fashion_mnist --img_size 32 --output classifier.safetensors
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, list_images, to_float
-from dataset.image_loader import CenterCrops
-from evaluation.classifier import Classifier, save_classifier
+from modeling.frozen.small_classifier import Classifier, save_classifier
 from utils.arguments import at_least
-from utils.distributed import init_process
 from utils.errors import UserError, entry_point
+from utils.process import init_process
 
 LEARNING_RATE = 2e-3
 

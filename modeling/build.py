@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import modeling.generator
-import modeling.tokenizer  # noqa: F401  (both register their classes)
+import modeling.alitok.generator
+import modeling.alitok.tokenizer  # noqa: F401  (both register their classes)
 from modeling.interfaces import GENERATORS, TOKENIZERS, Generator, Tokenizer
 from utils.errors import UserError
 from utils.weights import TOKENIZER_OPTIONAL_KEYS, load_strict, read_state_dict

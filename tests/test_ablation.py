@@ -8,13 +8,13 @@ import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ablation.config import AblationConfig
-from ablation.plan import Plan
-from ablation.results import Measure, collect, measures, table
-from tests import launch, toy
+from experiments.ablation.config import AblationConfig
+from experiments.ablation.plan import Plan
+from experiments.ablation.results import Measure, collect, measures, table
+from tests.support import launch, toy
 from utils.config import load_config
 from utils.errors import UserError
-from utils.lock import alone
+from utils.folder_lock import alone
 
 STEPS = "phases=[{name: mse, steps: 3, learning_rate: 1.0e-3}]"
 
@@ -107,7 +107,7 @@ def test_stage_2_keeps_the_encoder_of_its_codes(written):
 def test_inception_judges_too_where_its_weights_are_at_hand(written, tmp_path, monkeypatch):
     run = plan(written).runs[0]
     before = {step.name for step in run.steps}
-    monkeypatch.setattr("ablation.plan.inception_weights", lambda given, download: tmp_path / "weights.pth")
+    monkeypatch.setattr("experiments.ablation.plan.inception_weights", lambda given, download: tmp_path / "weights.pth")
     made = plan(written)
     [step] = [s for s in made.runs[0].steps if s.name not in before]
     assert step.command[step.command.index("--inception") + 1] == str(tmp_path / "weights.pth")
@@ -161,7 +161,7 @@ def test_mistakes_are_found_before_anything_runs(written, override, message):
 
 def test_a_second_start_in_one_folder_touches_nothing(written, tmp_path):
     with alone(tmp_path / "out"):
-        result = launch.run("-m", "ablation.run", f"config={written}", check=False)
+        result = launch.run("-m", "experiments.ablation.run", f"config={written}", check=False)
     assert result.returncode == 2 and "another run is at work in" in result.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
 
@@ -174,7 +174,7 @@ def test_the_table_gives_mean_and_standard_deviation_over_seeds():
 
 
 def test_a_whole_ablation_and_a_second_start_that_finds_it_done(written, tmp_path):
-    command = ("-m", "ablation.run", f"config={written}", "seeds=[3]", "jobs=2", "only=[causal,two]")
+    command = ("-m", "experiments.ablation.run", f"config={written}", "seeds=[3]", "jobs=2", "only=[causal,two]")
     first = launch.run(*command)
     rows = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     assert [row["variant"] for row in rows] == ["causal", "two"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.attention import SHORT, attention
+from modeling.layers.attention import SHORT, attention
 
 
 def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.reference_sampler import plain_logits, plain_sample
-from modeling.generator import AliTokGenerator, GeneratorConfig
+from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from train_generator.model_flops import forward_flops, training_flops
 from train_generator.trainer import parameter_groups
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import toy
-from tests.launch import held, run, small_files
+from tests.support import toy
+from tests.support.launch import held, run, small_files
 from tests.test_generator_training import generator_trainer
 from train_generator.trainer import GeneratorTrainer
-from utils import training_loop
-from utils.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights
+from training import loop as training_loop
+from training.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights
 from utils.errors import UserError
-from utils.lock import alone
+from utils.folder_lock import alone
 from utils.weights import export_weights, exported_step, read_state_dict
 
 RESUME = "experiment.resume=auto"
@@ -30,7 +30,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
         build(tmp_path)
     assert "waiting 1 s for it" in capfd.readouterr().out
     trainer = build(tmp_path)
-    waiting = "from pathlib import Path; from utils.lock import alone\nwith alone(Path({!r})): pass"
+    waiting = "from pathlib import Path; from utils.folder_lock import alone\nwith alone(Path({!r})): pass"
     for expected in (1, 0):  # held from the start, no more after the end
         code = waiting.format(str(trainer.output_dir))
         assert run("-c", code, check=False).returncode == expected

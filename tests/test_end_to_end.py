@@ -8,15 +8,15 @@ import pytest
 import torch
 import yaml
 
-from dataset.cache_metadata import read_metadata
 from dataset.crops import center_crop, cut_views
 from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
-from dataset.token_cache import open_token_cache
+from dataset.token_cache.metadata import read_metadata
+from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
-from tests import toy
-from tests.launch import run
+from tests.support import toy
+from tests.support.launch import run
+from training.logging import read_log
 from utils.config import read_tokenizer_config
-from utils.tracking import read_log
 from utils.weights import read_state_dict
 
 

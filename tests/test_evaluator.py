@@ -11,18 +11,19 @@ import torch
 
 from evaluation.adm_metrics import statistics
 from evaluation.bootstrap import fid_interval
-from evaluation.classifier import Classifier, ClassifierExtractor, save_classifier
+from evaluation.evaluate_samples import evaluate_npz, warnings_for
+from evaluation.extractors import ClassifierExtractor
 from evaluation.features import Features, extract
 from evaluation.graph_def import read_constants
 from evaluation.inception import InceptionExtractor
 from evaluation.inception_graph import layer_names, read_inception_graph
 from evaluation.kid import kernel_distance, squared_mmd
-from evaluation.npz import NpzImages
-from evaluation.report import evaluate_npz, warnings_for
-from tests import toy
+from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.conftest import ROOT
-from tests.launch import run
+from tests.support import toy
+from tests.support.launch import run
 from utils.errors import UserError
+from utils.npz import NpzImages
 
 EVALUATOR = "guided-diffusion/evaluations/evaluator.py"
 
@@ -319,8 +320,8 @@ def test_warnings_where_a_number_means_little(tmp_path):
 
 STREAM = """
 import sys
-from evaluation.npz import NpzImages
-from tests.launch import peak_memory
+from utils.npz import NpzImages
+from tests.support.launch import peak_memory
 images = NpzImages(sys.argv[1])
 before = peak_memory()
 assert sum(len(batch) for batch in images.batches(64)) == 4000

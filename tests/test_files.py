@@ -10,13 +10,13 @@ import pytest
 
 from dataset import fashion_mnist
 from dataset.image_folder import list_images, read_rgb
-from dataset.sample_shards import SampleShards
-from evaluation.npz import NpzImages
+from sampling.shards import SampleShards
 from utils.errors import UserError
+from utils.npz import NpzImages
 
 
 def test_sample_shards_survive_and_stream(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sample_shards.shard_size_for", lambda num_samples: 4)
+    monkeypatch.setattr("sampling.shards.shard_size_for", lambda num_samples: 4)
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
 
     def open_shards(seed: int = 1) -> SampleShards:

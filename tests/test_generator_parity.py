@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.generator import AliTokGenerator, GeneratorConfig
-from modeling.guidance import guidance_scale
-from modeling.sampler import SamplingSettings, sample_codes
+from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
+from sampling.autoregressive import SamplingSettings, sample_codes
+from sampling.guidance import guidance_scale
 from tests.conftest import PARITY, assert_close
 from tests.parity.deterministic import fill, integers
 

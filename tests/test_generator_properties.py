@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.generator import AliTokGenerator, GeneratorConfig
-from modeling.rope import rotary_table
-from modeling.sampler import SamplingSettings, draw, image_noise, sample_codes
-from tests import toy
+from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
+from modeling.layers.rope import rotary_table
+from sampling.autoregressive import SamplingSettings, draw, image_noise, sample_codes
+from tests.support import toy
 
 
 @torch.no_grad()

@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.code_batches import CodeBatch
-from dataset.sampler import ShuffledBatches
-from tests import toy
+from dataset.code_dataset import CodeBatch
+from dataset.data_order import ShuffledBatches
 from tests.conftest import ROOT
-from tests.launch import run
-from tests.resuming import assert_equal_checkpoints, interrupted
+from tests.support import toy
+from tests.support.launch import run
+from tests.support.resuming import assert_equal_checkpoints, interrupted
 from train_generator.trainer import GeneratorTrainer, parameter_groups
-from utils.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
+from training.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
+from training.logging import last_logged, read_log
 from utils.config import load_config
 from utils.errors import UserError
 from utils.schema import ARConfig
-from utils.tracking import last_logged, read_log
 from utils.weights import export_weights, read_state_dict
 
 

@@ -9,16 +9,16 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.training_memory import count_memory
 from modeling.build import build_generator
-from modeling.pipeline import AliTokPipeline
-from modeling.sampler import SamplingSettings, image_noise, sample_codes
-from tests import toy
+from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
+from sampling.pipeline import AliTokPipeline
 from tests.conftest import ROOT
-from tests.resuming import interrupted
+from tests.support import toy
+from tests.support.resuming import interrupted
 from tests.test_generator_training import generator_trainer
 from tests.test_training_memory import train_step
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
-from utils.checkpoint import list_checkpoints, load_checkpoint_weights
+from training.checkpoint import list_checkpoints, load_checkpoint_weights
 from utils.config import load_config
 from utils.schema import ARConfig
 

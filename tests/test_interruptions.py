@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import toy
 from tests.conftest import ROOT
-from tests.launch import ENVIRONMENT, command_line, kill, run, start
-from tests.resuming import assert_equal_checkpoints
-from utils.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights, load_training_state
+from tests.support import toy
+from tests.support.launch import ENVIRONMENT, command_line, kill, run, start
+from tests.support.resuming import assert_equal_checkpoints
+from training.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights, load_training_state
 
 TOTAL, HALF = 20, 10
 
@@ -102,7 +102,7 @@ def test_a_signal_finishes_the_step_and_saves(uninterrupted, number):
 
 SAVER = """
 import sys, torch
-from utils.checkpoint import save_checkpoint
+from training.checkpoint import save_checkpoint
 step = int(sys.argv[2])
 while True:
     step += 1

@@ -4,8 +4,8 @@ import pytest
 
 from tests.conftest import PARITY
 from train_tokenizer.phases import PhaseSchedule
+from training.lr_schedule import warmup_cosine
 from utils.errors import UserError
-from utils.lr_schedule import warmup_cosine
 from utils.schema import Phase
 
 

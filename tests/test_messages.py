@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.classifier import Classifier, save_classifier
-from tests import toy
+from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.conftest import ROOT
+from tests.support import toy
 from utils.weights import export_weights
 
 

@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters
-from modeling.discriminator import Discriminator
-from modeling.sampler import CodeSampler, SamplingSettings
+from sampling.autoregressive import CodeSampler, SamplingSettings
 from tests.conftest import ROOT
+from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 from utils.config import load_config
 from utils.images import to_bytes

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dataset.image_folder import list_images
-from dataset.token_cache import open_token_cache
-from tests import toy
-from tests.launch import kill, run, start
+from dataset.token_cache.reader import open_token_cache
+from tests.support import toy
+from tests.support.launch import kill, run, start
 from tests.test_token_cache import contents
 from utils.weights import export_weights
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quickstart import run as quickstart
+from experiments.quickstart import run as quickstart
 from tests.conftest import ROOT
 
 

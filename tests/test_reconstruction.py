@@ -9,11 +9,13 @@ from scipy.ndimage import correlate1d
 
 from dataset.image_folder import list_images
 from evaluation.adm_metrics import RunningStatistics, frechet_distance, statistics
-from evaluation.classifier import Classifier, ClassifierExtractor, save_classifier
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
-from evaluation.reconstruction import CodebookUsage, psnr, ssim
-from tests import toy
-from tests.launch import run
+from evaluation.extractors import ClassifierExtractor
+from evaluation.reconstruction import psnr, ssim
+from modeling.frozen.small_classifier import Classifier, save_classifier
+from modeling.layers.codebook_usage import CodebookUsage
+from tests.support import toy
+from tests.support.launch import run
 from utils.images import to_bytes
 from utils.weights import export_weights
 

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from dataset.imagenet_names import class_id
-from dataset.sample_shards import SampleShards
 from modeling.build import cast_parameters
-from modeling.guidance import guidance_scale
-from modeling.packed_linear import PackedLinear
-from modeling.pipeline import AliTokPipeline, save_pretrained
-from modeling.sampler import CodeSampler, SamplingSettings, draw, image_noise, keep_likely, sample_codes
-from tests import toy
+from sampling.autoregressive import CodeSampler, SamplingSettings, draw, image_noise, keep_likely, sample_codes
+from sampling.guidance import guidance_scale
+from sampling.packed_linear import PackedLinear
+from sampling.pipeline import AliTokPipeline, save_pretrained
+from sampling.shards import SampleShards
 from tests.conftest import ROOT
-from tests.launch import kill, run, start
+from tests.support import toy
+from tests.support.launch import kill, run, start
 from utils.cpu import can_pack
 from utils.errors import UserError
 from utils.weights import export_weights
@@ -114,8 +114,8 @@ def test_filled_up_batches_draw_the_same():
 ASSEMBLE = """
 import sys
 import numpy as np
-from tests.launch import peak_memory
-from dataset.sample_shards import SampleShards
+from tests.support.launch import peak_memory
+from sampling.shards import SampleShards
 shards = SampleShards(sys.argv[1], 6000, 128, {})
 shards.begin()
 for shard in shards.missing():

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import toy
-from tests.launch import run
-from utils.checkpoint import checkpoint_folder, load_checkpoint_weights, load_training_state
-from utils.tracking import read_log
+from tests.support import toy
+from tests.support.launch import run
+from training.checkpoint import checkpoint_folder, load_checkpoint_weights, load_training_state
+from training.logging import read_log
 from utils.weights import export_weights, read_state_dict
 
 STEPS = 12
@@ -84,8 +84,8 @@ def test_without_an_average(folder):
 
 GATHERED = """
 import torch, torch.distributed as dist
-from tests import toy
-from utils.sharding import shard
+from tests.support import toy
+from training.fsdp import shard
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 model = toy.generator().train()

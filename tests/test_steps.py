@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments.job_runner import Step, run_steps, step_seconds
 from tests.conftest import ROOT
-from tests.launch import held
+from tests.support.launch import held
 from utils.errors import UserError
-from utils.lock import alone
-from utils.steps import Step, run_steps, step_seconds
+from utils.folder_lock import alone
 
 # Writes its second argument to its first, and a line to its third.
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); open(sys.argv[3], 'a').write('x')"
@@ -128,7 +128,8 @@ def test_a_failing_step_stops_the_others_and_says_where_to_look(tmp_path, capfd)
 
 def test_sigterm_reaches_the_running_step(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from utils.errors import entry_point; from utils.steps import *;"
+        "import sys; from pathlib import Path; from utils.errors import entry_point;"
+        "from experiments.job_runner import *;"
         "entry_point(lambda: run_steps([Step('long', ('-c', sys.argv[1], sys.argv[2]))], Path(sys.argv[2])))()"
     )
     step = (

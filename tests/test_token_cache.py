@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.cache_metadata import prepare_cache, read_metadata
-from dataset.cache_writer import shard_path
-from dataset.code_batches import CachedCodes
-from dataset.convert_cache import convert, describe
-from dataset.token_cache import open_token_cache
-from tests import toy
+from dataset.code_dataset import CachedCodes
+from dataset.token_cache.convert import convert, describe
+from dataset.token_cache.metadata import prepare_cache, read_metadata
+from dataset.token_cache.reader import open_token_cache
+from dataset.token_cache.writer import shard_path
+from tests.support import toy
 from utils.errors import UserError
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 
-from evaluation.classifier import Classifier, save_classifier
-from evaluation.lpips import LPIPS
-from train_tokenizer.classifiers import IMAGENET_MEAN, IMAGENET_STD, load_classifier
+from modeling.frozen.imagenet_classifiers import IMAGENET_MEAN, IMAGENET_STD, load_classifier
+from modeling.frozen.lpips import LPIPS
+from modeling.frozen.small_classifier import Classifier, save_classifier
 from train_tokenizer.losses import LogitLoss, hinge_discriminator_loss, hinge_generator_loss
 from utils.errors import UserError
 from utils.pretrained import get_weights

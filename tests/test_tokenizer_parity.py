@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from modeling.discriminator import Discriminator
-from modeling.quantizer import VectorQuantizer
-from modeling.tokenizer import AliTok, AliTokConfig, DecoderConfig
+from modeling.alitok.tokenizer import AliTok, AliTokConfig, DecoderConfig
+from modeling.layers.quantizer import VectorQuantizer
 from tests.conftest import PARITY, assert_close
 from tests.parity.deterministic import fill, image, integers, normal
+from train_tokenizer.discriminator import Discriminator
 
 KEYS = json.loads((PARITY / "state_dict_keys.json").read_text())["state_dicts"]
 PIXELS = integers("parity-pixels", (4096,), 3 * 256 * 256)

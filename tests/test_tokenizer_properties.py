@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.code_reach import code_reach
+from evaluation.code_influence import code_reach
+from modeling.alitok.tokenizer import AliTokConfig
 from modeling.build import build_tokenizer
 from modeling.interfaces import Generator, Tokenizer
-from modeling.quantizer import VectorQuantizer
-from modeling.tokenizer import AliTokConfig
-from tests import toy
+from modeling.layers.quantizer import VectorQuantizer
+from tests.support import toy
 from utils.errors import UserError
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.image_loader import ImageBatch
-from tests import toy
-from tests.launch import run, small_files
-from tests.resuming import assert_equal_checkpoints, interrupted
+from dataset.image_dataset import ImageBatch
+from tests.support import toy
+from tests.support.launch import run, small_files
+from tests.support.resuming import assert_equal_checkpoints, interrupted
 from train_tokenizer.trainer import TokenizerTrainer
-from utils.checkpoint import list_checkpoints
+from training.checkpoint import list_checkpoints
+from training.logging import read_log
+from training.meters import Meters
 from utils.config import load_config
 from utils.errors import UserError
-from utils.meters import Meters
 from utils.schema import TokenizerConfig
-from utils.tracking import read_log
 from utils.weights import read_state_dict
 
 
@@ -104,7 +104,7 @@ def test_two_processes_and_accumulation_follow_one_process(tmp_path):
         "model.vq_model.codebook_size=8",
         "model.vq_model.init_std=0.2",
     )
-    script = "tests/follow_steps.py"
+    script = "tests/support/follow_steps.py"
     run(script, tmp_path / "one", *common)
     run(script, tmp_path / "two", *common, "training.per_gpu_batch_size=4", processes=2)
     half = ("training.per_gpu_batch_size=2", "training.gradient_accumulation_steps=2")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests.launch import run
-from utils.tracking import Tracker, read_log
+from tests.support.launch import run
+from training.logging import Tracker, read_log
 
 CONFIG = {"experiment": {"project": "test", "name": "run"}}
 OFFLINE = {"WANDB_MODE": "offline"}
 UNREACHABLE = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
 LOG_ONE_LINE = """
 import sys
-from utils import tracking
+from training import logging as tracking
 tracking.WANDB_TIMEOUT = 2
 config = {"experiment": {"project": "test", "name": "run"}}
 step = len(sys.argv) - 2

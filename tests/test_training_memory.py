@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.training_memory import AliveTensors, count_forward, count_memory
-from modeling.generator import AliTokGenerator, GeneratorConfig
+from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from tests.conftest import ROOT
 from train_generator.trainer import parameter_groups
 from utils.config import load_config
@@ -47,7 +47,7 @@ def test_tensors_are_counted_while_they_live():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch):
-    monkeypatch.setattr("modeling.attention.SHORT", 0)  # in float32 the fused kernel, as on a GPU
+    monkeypatch.setattr("modeling.layers.attention.SHORT", 0)  # in float32 the fused kernel, as on a GPU
     torch.manual_seed(0)
     model = AliTokGenerator(
         GeneratorConfig(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import toy
 from tests.conftest import ROOT
-from tests.launch import ENVIRONMENT, command_line, run
-from tests.resuming import assert_equal_checkpoints
-from utils.checkpoint import checkpoint_step, list_checkpoints
+from tests.support import toy
+from tests.support.launch import ENVIRONMENT, command_line, run
+from tests.support.resuming import assert_equal_checkpoints
+from training.checkpoint import checkpoint_step, list_checkpoints
 
 STEPS = 40
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling.build import load_generator, load_tokenizer
-from tests import toy
+from tests.support import toy
 from utils.errors import UserError
 from utils.weights import export_weights, load_encoder_weights, tokenizer_export
 

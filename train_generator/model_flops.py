@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from modeling.generator import AliTokGenerator
+from modeling.alitok.generator import AliTokGenerator
 
 
 def forward_flops(generator: AliTokGenerator) -> int:

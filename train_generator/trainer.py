@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
-from dataset.cache_metadata import UNKNOWN
-from dataset.code_batches import CachedCodes, CodeBatch, CodeSource, RandomViews
+from dataset.code_dataset import CachedCodes, CodeBatch, CodeSource, RandomViews
 from dataset.image_folder import list_images, to_float
-from dataset.token_cache import TokenCache, open_token_cache
+from dataset.token_cache.metadata import UNKNOWN
+from dataset.token_cache.reader import TokenCache, open_token_cache
+from modeling.alitok.generator import AliTokGenerator
 from modeling.build import build_generator, build_tokenizer, check_fit, load_tokenizer
-from modeling.generator import AliTokGenerator
 from modeling.interfaces import Generator, Tokenizer
-from modeling.precision import full_float32
-from modeling.sampler import SamplingSettings, image_noise, sample_codes
+from modeling.layers.precision import full_float32
+from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
 from train_generator.model_flops import training_flops
-from utils.accelerator import synchronized
+from training.distributed import synchronized
+from training.fsdp import full_state, shard
+from training.logging import Tracker
+from training.loop import TrainingLoop
+from training.lr_schedule import warmup_cosine
+from training.peak_flops import matmul_peak
 from utils.errors import UserError, first_line
 from utils.images import grid, preview_scale
-from utils.lr_schedule import warmup_cosine
 from utils.schema import ARConfig
-from utils.sharding import full_state, shard
-from utils.throughput import matmul_peak
-from utils.tracking import Tracker
-from utils.training_loop import TrainingLoop
 
 PREVIEW_CLASSES = 10
 PREVIEWS_PER_CLASS = 4

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.precision import at_least_float32
-from train_tokenizer.classifiers import ImageClassifier
+from modeling.frozen.imagenet_classifiers import ImageClassifier
+from modeling.layers.precision import at_least_float32
 
 
 def prefix_loss_ratio(num_prefix_tokens: int, num_image_tokens: int, prefix_weight: float) -> float:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
+from training.lr_schedule import SHAPES, anneal
 from utils.errors import UserError
-from utils.lr_schedule import SHAPES, anneal
 from utils.schema import Phase
 
 

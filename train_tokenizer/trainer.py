@@ -8,22 +8,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
+from dataset.image_dataset import ImageBatch, TrainingImages
 from dataset.image_folder import list_images, to_float
-from dataset.image_loader import ImageBatch, TrainingImages
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
 from evaluation.inception import InceptionExtractor, inception_weights
-from evaluation.lpips import LPIPS, VGG16
 from modeling.build import build_tokenizer
-from modeling.discriminator import Discriminator
+from modeling.frozen.lpips import LPIPS, VGG16
+from train_tokenizer.discriminator import Discriminator
+from train_tokenizer.loss import Objective
 from train_tokenizer.losses import hinge_discriminator_loss
-from train_tokenizer.objective import Objective
 from train_tokenizer.phases import PhaseSchedule
-from utils.accelerator import require_agreement, synchronized
+from training.distributed import require_agreement, synchronized
+from training.logging import Tracker
+from training.loop import TrainingLoop
 from utils.errors import UserError
 from utils.pretrained import find_weights
 from utils.schema import Phase, TokenizerConfig
-from utils.tracking import Tracker
-from utils.training_loop import TrainingLoop
 from utils.weights import load_encoder_weights, tokenizer_export
 
 

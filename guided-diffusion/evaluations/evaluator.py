@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from evaluation.evaluate_samples import ADM_METRICS, METRICS, evaluate_npz  # noqa: E402
 from evaluation.extractors import load_extractor  # noqa: E402
-from evaluation.report import ADM_METRICS, METRICS, evaluate_npz  # noqa: E402
 from utils.arguments import at_least  # noqa: E402
 from utils.atomic import write_atomically  # noqa: E402
-from utils.distributed import init_process  # noqa: E402
 from utils.errors import entry_point  # noqa: E402
+from utils.process import init_process  # noqa: E402
 
 
 @entry_point

@@ -1,0 +1,110 @@
+"""Batches for AR training: cached codes, or random views of images to be encoded on the device."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.crops import NUM_VIEWS, center_crop, cut_views, source_size
+from dataset.image_dataset import read_or_next
+from dataset.image_folder import ImageList, to_uint8
+from dataset.token_cache.reader import TokenCache
+
+SUBSET_SEED = 0
+
+
+class CodeBatch(NamedTuple):
+    """Of b images: either codes or, with none cached, the views to encode."""
+
+    codes: Tensor | None  # (b, T) int64
+    images: Tensor | None  # (b, 3, S, S) uint8
+    class_ids: Tensor  # (b,) int64
+    indices: Tensor  # (b,) int64, which samples of the data set these are
+    failures: list[tuple[int, str]]  # index and error of files that could not be decoded
+
+
+def fixed_subset(total: int, limit: int | None) -> np.ndarray | None:
+    """A fixed random subset of `limit` samples, or None for all of them."""
+    if limit is None or limit >= total:
+        return None
+    return np.random.default_rng(SUBSET_SEED).permutation(total)[:limit]
+
+
+class CodeSource(Dataset, ABC):
+    """One view of each image, chosen by the first of its uniform numbers."""
+
+    def __init__(self, total: int, limit: int | None = None):
+        """limit: use a fixed random subset of this many of the `total` images."""
+        self.subset = fixed_subset(total, limit)
+        self.length = total if self.subset is None else len(self.subset)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
+        """batch: indices (b,), uniforms (b, >= 1)."""
+        indices, uniforms = batch
+        return self.load(indices if self.subset is None else self.subset[indices], uniforms)
+
+    @abstractmethod
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+        """The views of images `rows` (b,) of the whole list."""
+
+    @abstractmethod
+    def describe(self, indices: list[int]) -> str:
+        """Which images these are (`CodeBatch.indices`), for a message."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells this data from other data, the same on every rank."""
+
+
+class CachedCodes(CodeSource):
+    """Codes from a token cache."""
+
+    def __init__(self, cache: TokenCache, limit: int | None = None):
+        super().__init__(len(cache), limit)
+        self.cache = cache
+
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+        views = (uniforms[:, 0] * self.cache.num_views).astype(int)
+        codes = np.stack([self.cache.codes(i, v) for i, v in zip(rows, views, strict=True)])
+        labels = torch.from_numpy(self.cache.labels[rows])
+        return CodeBatch(torch.from_numpy(codes.astype(np.int64)), None, labels, torch.from_numpy(rows), [])
+
+    def describe(self, indices: list[int]) -> str:
+        paths = self.cache.paths()
+        return ", ".join(paths[i] for i in indices)
+
+    def fingerprint(self) -> str:
+        metadata = self.cache.metadata
+        return f"{len(self)} images, {metadata or self.cache.labels.sum()}"
+
+
+class RandomViews(CodeSource):
+    """The ten-crop views of an image folder, cut as pretokenization cuts them."""
+
+    def __init__(self, images: ImageList, size: int, limit: int | None = None):
+        super().__init__(len(images), limit)
+        self.images = images
+        self.size = size
+
+    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+        failures: list[tuple[int, str]] = []
+        views, shown = [], []
+        for row, u in zip(rows, uniforms, strict=True):
+            image, index = read_or_next(self.images, int(row), failures)
+            crop = to_uint8(center_crop(image, source_size(self.size, ten_crop=True)))
+            views.append(cut_views(crop[None], self.size, ten_crop=True)[0, int(u[0] * NUM_VIEWS[True])])
+            shown.append(index)
+        labels = torch.from_numpy(self.images.labels[shown])
+        return CodeBatch(None, torch.stack(views), labels, torch.tensor(shown), failures)
+
+    def describe(self, indices: list[int]) -> str:
+        return ", ".join(str(self.images.path(i)) for i in indices)
+
+    def fingerprint(self) -> str:
+        return f"{len(self)} images, {self.images.fingerprint()}"

@@ -1,0 +1,97 @@
+"""Convert a token cache between the packed layout and one npz an image.
+
+python -m dataset.token_cache.convert cache_alitok cache_packed --layout packed
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.image_folder import ImageList
+from dataset.token_cache.metadata import (
+    LAYOUTS,
+    UNKNOWN,
+    CacheMetadata,
+    ShardRecord,
+    begin_cache,
+    finish_cache,
+    missing_shards,
+    prepare_cache,
+    record_shard,
+)
+from dataset.token_cache.reader import TokenCache, open_token_cache
+from dataset.token_cache.writer import cache_writer
+from utils.arguments import at_least
+from utils.errors import UserError, entry_point
+
+CROPS = {10: "ten_crop", 2: "center_and_flip"}
+
+
+def describe(cache: TokenCache, codebook_size: int | None, image_size: int | None) -> CacheMetadata:
+    """Metadata of a cache that another program wrote; what nothing tells is said to be unknown."""
+    if codebook_size is None or image_size is None:
+        raise UserError(f"{cache.folder} has no metadata.json: say --codebook_size and --img_size of its tokenizer")
+    return CacheMetadata(
+        num_files=len(cache),
+        files_sha256="",
+        num_views=cache.num_views,
+        num_codes=cache.num_codes,
+        codebook_size=codebook_size,
+        image_size=image_size,
+        crop=CROPS.get(cache.num_views, UNKNOWN),
+        split=UNKNOWN,
+        precision=UNKNOWN,
+        tokenizer_sha256=UNKNOWN,
+        classes=tuple(sorted({p.split("/")[0] for p in cache.paths()})),
+    )
+
+
+def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
+    """Write `cache` to `target` in the layout of `metadata`; can be killed and run again.
+
+    Raises UserError for codes outside the codebook.
+    """
+    # The copy lists the images that the cache has codes of, in their order.
+    images = ImageList(cache.folder, metadata.classes, tuple(cache.paths()), cache.labels)
+    copied = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
+    if prepare_cache(target, copied):
+        print(f"{target} is complete")
+        return
+    begin_cache(target, copied)
+    writer = cache_writer(metadata.layout, target, images)
+    for shard in tqdm(missing_shards(target, copied), "shards", mininterval=1.0):
+        indices = list(copied.shard_range(shard))
+        codes = np.stack([cache.views(i) for i in indices])
+        if codes.min() < 0 or codes.max() >= metadata.codebook_size:
+            raise UserError(
+                f"{cache.folder} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
+                f" {metadata.codebook_size}"
+            )
+        record_shard(target, shard, ShardRecord(writer.write(shard, indices, codes), ()))
+    finish_cache(target, copied, images)
+    print(f"{target} is complete: {len(images)} images")
+
+
+@entry_point
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", metavar="SOURCE", help="token cache of either layout")
+    parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
+    parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
+    parser.add_argument(
+        "--codebook_size", type=at_least(1), help="where SOURCE has no metadata.json: codes are below this"
+    )
+    parser.add_argument(
+        "--img_size", type=at_least(1), help="where SOURCE has no metadata.json: side of the views in pixels"
+    )
+    args = parser.parse_args()
+    cache = open_token_cache(args.source)
+    metadata = cache.metadata or describe(cache, args.codebook_size, args.img_size)
+    convert(cache, args.target, replace(metadata, layout=args.layout))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""A small convolutional classifier: an independent judge of samples, and a feature space for FID
+where Inception does not fit the images or its weights are not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+SPATIAL_CHANNELS = 7
+
+
+class Classifier(nn.Module):
+    """Three stride-2 stages with batch norm, global average pooling, a linear layer."""
+
+    def __init__(self, num_classes: int, widths: tuple[int, ...] = (32, 64, 128)):
+        super().__init__()
+        stages, last = [], 3
+        for width in widths:
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(last, width, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                )
+            )
+            last = width
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Linear(last, num_classes)
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """images: (B, 3, H, W) in [0, 1] -> pool (B, d), spatial (B, s), logits (B, classes)."""
+        x = images * 2 - 1
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        pool = x.mean((2, 3))
+        spatial = maps[-2][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        return pool, spatial, self.head(pool)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images)[2]
+
+
+def read_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
+    """A network in evaluation mode and its facts (num_classes, img_size, val_accuracy) from a file
+    that `evaluation/train_classifier.py` wrote. Raises UserError."""
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            info = json.loads(file.metadata()["classifier"])
+        network = Classifier(info["num_classes"])
+        network.load_state_dict(safetensors.torch.load_file(str(path)))
+    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no classifier of this project ({error})") from error
+    return network.eval(), info
+
+
+def save_classifier(path: str | Path, network: Classifier, img_size: int, val_accuracy: float) -> None:
+    info = {"num_classes": network.head.out_features, "img_size": img_size, "val_accuracy": val_accuracy}
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    part = Path(f"{path}.part")
+    safetensors.torch.save_file(state, part, metadata={"classifier": json.dumps(info)})
+    part.replace(path)

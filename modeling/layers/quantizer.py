@@ -1,0 +1,126 @@
+"""Vector quantization, and the codebook clustering that keeps every code in use."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from modeling.layers.precision import at_least_float32, full_float32
+
+COMMITMENT_WEIGHT = 0.25
+USAGE_DECAY = 0.99
+# Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
+ANCHOR_SHARPNESS = 10.0
+ANCHOR_EPSILON = 1e-3
+LIVE_SHARE = 0.1  # of the average code's usage, from which on a code counts as used
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest codebook row by squared Euclidean distance; float32 whatever the autocast dtype.
+
+    With `clustering`, training-mode forwards also collect what the codebook update of "Online
+    Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139) needs, and `update_codebook`
+    carries it out once a step: micro-batches of an accumulated step count as one batch, and a
+    step that is given up leaves the codebook alone.
+    """
+
+    def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.clustering = clustering
+        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.embedding = nn.Embedding(codebook_size, token_size)
+        # On the CPU even where the model is built on the meta device: not every file holds it.
+        self.register_buffer("embed_prob", torch.zeros(codebook_size, device="cpu"))
+
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize.
+
+        z: (B, C, 1, T).
+        Returns quantized (B, C, 1, T) with the straight-through gradient, the mean loss
+        0.25 (sg[q] - z)^2 + (q - sg[z])^2, and codes (B, T) int64.
+        """
+        z = at_least_float32(z)
+        rows = z.permute(0, 2, 3, 1)
+        with torch.no_grad():
+            distances = self._distances(rows.reshape(-1, rows.shape[-1]))
+            codes = distances.argmin(dim=1)
+        quantized = self.lookup(codes.view(z.shape[0], -1))
+        loss = COMMITMENT_WEIGHT * (quantized.detach() - z).square().mean()
+        loss = loss + (quantized - z.detach()).square().mean()
+        if self.training and self.clustering:
+            self._collect(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)
+        quantized = z + (quantized - z).detach()
+        return quantized, loss, codes.view(z.shape[0], -1)
+
+    @torch.no_grad()
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
+    def assign(self, z: Tensor) -> Tensor:
+        """z: (B, C, 1, T) -> codes (B, T) int64, with no effect on the codebook."""
+        rows = at_least_float32(z).permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        return self._distances(rows).argmin(dim=1).view(z.shape[0], -1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes: (B, T) -> codebook vectors (B, C, 1, T)."""
+        return self.embedding(codes).transpose(1, 2).unsqueeze(2)
+
+    def _distances(self, latents: Tensor) -> Tensor:
+        """Squared distances, (n, K)."""
+        codebook = self.embedding.weight
+        squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
+        with full_float32():  # ten bits would be lost in the cancellation
+            return torch.addmm(squares, latents, codebook.t(), alpha=-2)
+
+    def _collect(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
+        """Keep the usage counts (K,) and each code's nearest latent of this batch.
+
+        latents: (n, C), codes: (n,), distances: (n, K).
+        """
+        nearest, index = distances.min(dim=0)
+        # Not bincount, which makes the host wait for the GPU to learn the largest code.
+        counts = codes.new_zeros(self.codebook_size).scatter_add_(0, codes, torch.ones_like(codes))
+        self._collected.append((counts, nearest, latents[index]))
+
+    def recent_usage(self) -> Tensor:
+        """Share of the codes that clustering has seen at least a tenth as often as the average code."""
+        return (self.embed_prob * self.codebook_size > LIVE_SHARE).float().mean()
+
+    def discard_collected(self) -> None:
+        """Forget the forwards since the last `update_codebook`."""
+        self._collected.clear()
+
+    @torch.no_grad()
+    def update_codebook(self) -> None:
+        """One clustering update from the latents of all forwards since the last, on all ranks.
+
+        Call it after the backward passes and before the optimizer's step, on every rank. Every rank
+        ends with the same codebook and usage, bit for bit: all of them reduce the same numbers in
+        the same order. Only each rank's nearest latent of every code travels, K * (C + 1) numbers
+        in place of all latents; the result is the same.
+        """
+        if not self._collected:
+            return
+        counts, nearest, anchors = (torch.stack(parts) for parts in zip(*self._collected, strict=True))
+        self._collected.clear()
+        counts = counts.sum(0)
+        nearest, anchors = _nearest_of(nearest, anchors)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(counts)
+            all_nearest = [torch.empty_like(nearest) for _ in range(dist.get_world_size())]
+            all_anchors = [torch.empty_like(anchors) for _ in range(dist.get_world_size())]
+            dist.all_gather(all_nearest, nearest)
+            dist.all_gather(all_anchors, anchors.contiguous())
+            _, anchors = _nearest_of(torch.stack(all_nearest), torch.stack(all_anchors))
+        share = counts.to(self.embed_prob.dtype) / counts.sum()
+        self.embed_prob.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
+        exponent = -self.embed_prob * self.codebook_size * ANCHOR_SHARPNESS / (1 - USAGE_DECAY)
+        weight = torch.exp(exponent - ANCHOR_EPSILON).unsqueeze(1)
+        self.embedding.weight.mul_(1 - weight).add_(anchors * weight)
+
+
+def _nearest_of(nearest: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """nearest (m, K), anchors (m, K, C) of m batches -> (K,), (K, C) of all of them."""
+    nearest, owner = nearest.min(dim=0)
+    return nearest, anchors[owner, torch.arange(len(owner), device=owner.device)]

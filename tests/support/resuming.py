@@ -1,0 +1,50 @@
+"""Trainings that were interrupted end as those that were not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.checkpoint import load_checkpoint_weights, load_training_state
+from training.loop import TrainingLoop
+
+
+def assert_equal_checkpoints(a: Path, b: Path) -> None:
+    """The same step, weights, averages, optimizers and counters, bit for bit."""
+    assert a.name == b.name
+    files = {p.name for p in a.iterdir()}
+    assert files == {p.name for p in b.iterdir()} and "model.safetensors" in files
+    for name in sorted(files):
+        if name.endswith(".safetensors"):
+            one, two = (load_checkpoint_weights(folder, name.removesuffix(".safetensors")) for folder in (a, b))
+            assert one.keys() == two.keys() and all(torch.equal(v, two[k]) for k, v in one.items()), name
+    assert_equal(load_training_state(a), load_training_state(b))
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    """Of nested dictionaries and lists of tensors and plain values."""
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            assert_equal(value, two[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two)
+        for x, y in zip(one, two, strict=True):
+            assert_equal(x, y)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    else:
+        assert one == two
+
+
+def interrupted(build: Callable[..., TrainingLoop], stop_at: int) -> TrainingLoop:
+    """Train to `stop_at`, drop everything but the checkpoint, and train to the end."""
+    first = build("parts", "experiment.resume=auto")
+    total, first.total_steps = first.total_steps, stop_at
+    first.run()
+    second = build("parts", "experiment.resume=auto")
+    assert second.step == stop_at and second.total_steps == total
+    second.run()
+    return second

@@ -14,7 +14,7 @@ from experiments.ablation.results import Measure, collect, measures, table
 from tests.support import launch, toy
 from utils.config import load_config
 from utils.errors import UserError
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 
 STEPS = "phases=[{name: mse, steps: 3, learning_rate: 1.0e-3}]"
 
@@ -160,7 +160,7 @@ def test_mistakes_are_found_before_anything_runs(written, override, message):
 
 
 def test_a_second_start_in_one_folder_touches_nothing(written, tmp_path):
-    with alone(tmp_path / "out"):
+    with exclusive_lock(tmp_path / "out"):
         result = launch.run("-m", "experiments.ablation.run", f"config={written}", check=False)
     assert result.returncode == 2 and "another run is at work in" in result.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]

@@ -13,7 +13,7 @@ from train_generator.trainer import GeneratorTrainer
 from training import loop as training_loop
 from training.checkpoint import checkpoint_step, list_checkpoints, load_checkpoint_weights
 from utils.errors import UserError
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 from utils.weights import export_weights, exported_step, read_state_dict
 
 RESUME = "experiment.resume=auto"
@@ -30,7 +30,10 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
         build(tmp_path)
     assert "waiting 1 s for it" in capfd.readouterr().out
     trainer = build(tmp_path)
-    waiting = "from pathlib import Path; from utils.folder_lock import alone\nwith alone(Path({!r})): pass"
+    waiting = "from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
+    waiting += "with exclusive_lock(Path({!r})): pass"
+        "from pathlib import Path; from utils.folder_lock import exclusive_lock\nwith exclusive_lock(Path({!r})): pass"
+    )
     for expected in (1, 0):  # held from the start, no more after the end
         code = waiting.format(str(trainer.output_dir))
         assert run("-c", code, check=False).returncode == expected
@@ -41,7 +44,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
 def test_a_lock_that_is_given_up_meanwhile_is_taken(tmp_path):
     with held(tmp_path) as process:
         threading.Timer(1, process.kill).start()
-        with alone(tmp_path, patience=30):
+        with exclusive_lock(tmp_path, patience=30):
             assert process.wait() != 0
 
 

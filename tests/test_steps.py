@@ -14,7 +14,7 @@ from experiments.job_runner import Step, run_steps, step_seconds
 from tests.conftest import ROOT
 from tests.support.launch import held
 from utils.errors import UserError
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 
 # Writes its second argument to its first, and a line to its third.
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); open(sys.argv[3], 'a').write('x')"
@@ -106,9 +106,9 @@ def test_one_at_a_time_keeps_the_order_of_the_list(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with held(tmp_path), pytest.raises(UserError, match="another run is at work in"), alone(tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match="another run is at work in"), exclusive_lock(tmp_path):
         pass
-    with alone(tmp_path):  # a killed run holds nothing
+    with exclusive_lock(tmp_path):  # a killed run holds nothing
         pass
 
 

@@ -38,7 +38,7 @@ from training.preemption import StopSignal
 from training.source_fingerprint import code_fingerprint
 from utils.config import flat
 from utils.errors import UserError, first_line
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 from utils.process import ignore_stop_signals
 from utils.weights import export_weights, exported_step, load_strict
 
@@ -160,7 +160,7 @@ class TrainingLoop(ABC):
         GAN or the moving average on the way.
         """
         if self.accelerator.is_main_process:  # first: what another run does meanwhile would not be seen
-            self._lock.enter_context(alone(self.output_dir, LOCK_PATIENCE))
+            self._lock.enter_context(exclusive_lock(self.output_dir, LOCK_PATIENCE))
         self.accelerator.wait_for_everyone()
         folder = find_resume(self.config.experiment.resume, self.output_dir)
         if folder is None:

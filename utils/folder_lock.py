@@ -1,4 +1,4 @@
-"""One program at a time in an output folder."""
+"""Lock an output folder, so that one program at a time writes to it."""
 
 import fcntl
 import time
@@ -10,41 +10,40 @@ from typing import IO
 from utils.errors import UserError
 
 LOCK_FILE = ".lock"
-POLL = 0.5  # seconds
+POLL_SECONDS = 0.5
 
 
 @contextmanager
-def alone(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the folder's lock: two programs in one folder would overwrite and remove each other's files.
+def exclusive_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold the folder's lock for the duration of the block.
 
-    It ends with the process, whatever ends that, and its forked workers do not hold it. Network file
-    systems carry it to other machines, and may take a while to notice that one of them died; a file
-    system that knows no locks makes this do nothing.
-    patience: seconds to wait for another program's lock.
-    Raises UserError if another program holds it, or the folder cannot be written to.
+    The lock ends with the process, however the process ends; forked workers do not hold it. Network file
+    systems pass it to other machines and may need a while to notice that one of them died. On a file
+    system without locks this does nothing.
+    timeout: seconds to wait for another program to release the lock.
+    Raises UserError if another program still holds it, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("a")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error})") from error
+        raise UserError(f"cannot write to {folder} ({error})") from error
     with file:
-        until = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() >= until:
+        deadline = time.monotonic() + timeout
+        if not _try_lock(file) and timeout:
+            print(f"another run holds the lock of {folder}; waiting up to {timeout:g} s for it", flush=True)
+        while not _try_lock(file):
+            if time.monotonic() >= deadline:
                 raise UserError(f"another run is at work in {folder}")
-            if patience:
-                print(f"another run holds the lock of {folder}; waiting {patience:g} s for it", flush=True)
-                patience = 0
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
         yield
 
 
-def _locked(file: IO) -> bool:
+def _try_lock(file: IO) -> bool:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # either, says POSIX
+    except (BlockingIOError, PermissionError):  # POSIX allows either
         return False
     except OSError:
-        pass  # no locks here
+        pass  # this file system has no locks
     return True

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from utils.atomic import written_aside
+from utils.atomic import atomic_path
 from utils.errors import UserError, first_line
 
 EXPORTED = "model.safetensors"
@@ -116,9 +116,9 @@ def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | 
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     metadata = {} if step is None else {"step": str(step)}
     paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED)]
-    with written_aside(paths[0]) as part:
+    with atomic_path(paths[0]) as part:
         torch.save(state, part)
-    with written_aside(paths[1]) as part:
+    with atomic_path(paths[1]) as part:
         safetensors.torch.save_file(state, part, metadata)
     return paths
 

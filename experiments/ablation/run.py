@@ -14,7 +14,7 @@ from experiments.job_runner import Step, run_steps
 from utils.atomic import write_atomically
 from utils.config import load_config
 from utils.errors import entry_point
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 
 
 class Results:
@@ -54,7 +54,7 @@ class Results:
 @entry_point
 def main() -> None:
     config = load_config(AblationConfig, __doc__)
-    with alone(Path(config.output_dir)):
+    with exclusive_lock(Path(config.output_dir)):
         plan = Plan(config)
         results = Results(plan)
         run_steps(plan.steps, plan.output, jobs=config.jobs, capture=True, finished=results.add)

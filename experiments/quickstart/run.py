@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.job_runner import Step, run_steps
 from utils.errors import entry_point
-from utils.folder_lock import alone
+from utils.folder_lock import exclusive_lock
 
 CONFIGS = Path("configs/fashion_mnist")
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
     args = parser.parse_args()
     started = time.perf_counter()
-    with alone(args.output):
+    with exclusive_lock(args.output):
         run_steps(pipeline(args.data_path, args.output, args.source), args.output)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
 

@@ -72,8 +72,8 @@ def run(
 @contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen]:
     """Another process holds the lock of `folder`, until it is killed at the end."""
-    code = "import sys, time; from pathlib import Path; from utils.folder_lock import alone\n"
-    code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
+    code += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen(
         command_line("-c", code, folder), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     )

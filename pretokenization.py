@@ -14,8 +14,8 @@ from dataset.token_cache.encode import pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
 from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
+from modeling.configs import read_tokenizer_config
 from utils.arguments import at_least
-from utils.config import read_tokenizer_config
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 from utils.weights import fingerprint

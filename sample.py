@@ -10,25 +10,28 @@ from pathlib import Path
 import torch
 
 from dataset.imagenet_names import class_id
+from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
-from sampling.pipeline import PRECISIONS, AliTokPipeline
+from sampling.pipeline import Pipeline
 from utils.arguments import at_least
 from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.process import init_process
+
+SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="folder of a training, hub id (name/repository), or the generator's weights with --config")
-    add("--classes", required=True, help="numbers or ImageNet names, separated by commas; a row of the grid each")
+    add("--classes", required=True, help="numbers or ImageNet names, separated by commas; one row of the grid each")
     add("--per_class", type=at_least(1), default=4, help="images of each class (default: 4)")
     add("--output", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
-    add("--tokenizer", help="tokenizer weights; default: what lies beside the generator, or its configuration names")
+    add("--tokenizer", help="tokenizer weights; default: those beside the generator, or what its configuration names")
     add("--config", help="YAML with model.vq_model and model.generator; default: config.yaml in the folder")
     add("--seed", type=int, help="default: that of the configuration")
-    add("--guidance_scale", type=float, help="default: that of the configuration")
+    add("--guidance_scale", type=float, help="default: that of the configuration; 0: no guidance")
     add("--guidance_scale_pow", type=float, help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
     add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
@@ -43,16 +46,14 @@ def parse_arguments() -> argparse.Namespace:
 @entry_point
 def main() -> None:
     args = parse_arguments()
-    names = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     words = args.classes.split(",")
-    pipeline = AliTokPipeline.from_pretrained(
+    pipeline = Pipeline.from_pretrained(
         args.source,
         tokenizer=args.tokenizer,
         config=args.config,
         device=init_process(args.device).device,
         seed=args.seed,
-        settings=given,
+        settings={name: value for name in SETTINGS if (value := getattr(args, name)) is not None},
         precision=args.precision,
         batch_size=min(args.batch_size, len(words) * args.per_class),
     )

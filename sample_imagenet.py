@@ -11,61 +11,31 @@ import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from modeling.build import check_fit, load_generator, load_tokenizer
-from modeling.interfaces import Generator, Tokenizer
-from sampling.autoregressive import SamplingSettings
-from sampling.pipeline import PRECISIONS, AliTokPipeline, default_precision
+from modeling.build import code_layout, load_generator, load_tokenizer
+from modeling.layers.precision import default_precision
+from sampling.decoding import decoder_settings
+from sampling.pipeline import Pipeline, require_class
 from sampling.shards import SampleShards
+from train_generator.config import ARConfig
 from utils.config import load_config
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 from utils.process import init_process
-from utils.schema import ARConfig
 from utils.weights import fingerprint
 
 
-def class_of_image(config: ARConfig, num_classes: int) -> list[int]:
-    """Class of every image: 0, 1, ..., num_classes - 1, again and again, or those that were asked for."""
+def class_per_image(config: ARConfig, num_classes: int) -> list[int]:
+    """The classes 0, 1, ..., num_classes - 1 again and again, or those of `sampling.class_ids`."""
     chosen = config.sampling.class_ids or range(num_classes)
     for class_id in chosen:
-        if not 0 <= class_id < num_classes:
-            raise UserError(f"sampling.class_ids: {class_id} is out of range, the classes are 0 to {num_classes - 1}")
+        require_class(class_id, num_classes, "sampling.class_ids:")
     return [chosen[i % len(chosen)] for i in range(config.sampling.num_samples)]
 
 
-def settings_of(config: ARConfig) -> SamplingSettings:
-    sampling = config.sampling
-    if sampling.precision not in (None, *PRECISIONS):
-        raise UserError(f"sampling.precision is '{sampling.precision}'; choose {' or '.join(PRECISIONS)}")
-    try:
-        return SamplingSettings.of(
-            config.model.generator,
-            guidance_schedule=sampling.guidance_schedule,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-        )
-    except ValueError as error:
-        raise UserError(f"sampling: {error}") from error
-
-
-def identity_of(
-    config: ARConfig, settings: SamplingSettings, tokenizer: Tokenizer, generator: Generator, precision: str
-) -> dict:
-    """All that decides the images, by name."""
-    return {
-        "tokenizer": fingerprint(tokenizer.state_dict()),
-        "generator": fingerprint(generator.state_dict()),
-        "seed": config.model.generator.seed,
-        **asdict(settings),
-        "class_ids": config.sampling.class_ids,
-        "precision": precision,
-    }
-
-
 def draw_shards(
-    pipeline: AliTokPipeline, shards: SampleShards, mine: list[int], classes: list[int], pngs: bool, state: PartialState
+    pipeline: Pipeline, shards: SampleShards, mine: list[int], classes: list[int], pngs: bool, state: PartialState
 ) -> None:
-    """Draw this process's shards; each is written while the next one is drawn."""
+    """Draw this process's shards; a thread writes each while the next one is drawn."""
     total = sum(len(shards.images_of(s)) for s in mine)
     title = f"sampling, process 1 of {state.num_processes}"
     with (
@@ -81,7 +51,7 @@ def draw_shards(
                 parts.append(to_bytes(images).cpu().numpy())
                 bar.update(len(chosen))
             if written:
-                written.result()  # no more than two shards in memory, and its errors are raised here
+                written.result()  # at most two shards in memory; the writer's errors are raised here
             written = writer.submit(shards.finish, shard, np.concatenate(parts), pngs)
         if written:
             written.result()
@@ -90,17 +60,24 @@ def draw_shards(
 @entry_point
 def main() -> None:
     config = load_config(ARConfig, __doc__)
-    experiment, sampling = config.experiment, config.sampling
+    experiment, sampling, model = config.experiment, config.sampling, config.model
     if not experiment.generator_checkpoint:
         raise UserError("experiment.generator_checkpoint is not set: the weights to sample from")
-    settings = settings_of(config)
     state = init_process()
-    tokenizer = load_tokenizer(config.model.vq_model, experiment.tokenizer_checkpoint, state.device)
-    generator = load_generator(config.model.generator, experiment.generator_checkpoint, state.device)
-    check_fit(tokenizer, generator)
-    classes = class_of_image(config, generator.num_classes)
+    tokenizer = load_tokenizer(model.vq_model, experiment.tokenizer_checkpoint, state.device)
+    layout = code_layout(model.vq_model)
+    generator = load_generator(model.generator, layout, experiment.generator_checkpoint, state.device)
+    settings = decoder_settings(model.generator, generator.decoding, **sampling.changes())
+    classes = class_per_image(config, generator.num_classes)
     precision = sampling.precision or default_precision(state.device)
-    identity = identity_of(config, settings, tokenizer, generator, precision)
+    identity = {  # what decides the images
+        "tokenizer": fingerprint(tokenizer.state_dict()),
+        "generator": fingerprint(generator.state_dict()),
+        "seed": model.generator.seed,
+        **asdict(settings),
+        "class_ids": sampling.class_ids,
+        "precision": precision,
+    }
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
     with state.main_process_first():
         complete = shards.begin()
@@ -109,11 +86,11 @@ def main() -> None:
             shards.complete_pngs()
         state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
         return
-    pipeline = AliTokPipeline(
+    pipeline = Pipeline(
         tokenizer,
         generator,
         settings,
-        seed=config.model.generator.seed,
+        seed=model.generator.seed,
         precision=precision,
         compile=sampling.compile,
         batch_size=min(sampling.batch_size, shards.shard_size),

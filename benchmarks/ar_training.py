@@ -26,10 +26,10 @@ from benchmarks.training_memory import count_memory
 from dataset.image_folder import ImageList
 from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
 from dataset.token_cache.writer import cache_writer
+from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer
 from training.peak_flops import synchronize
 from utils.config import load_config
-from utils.schema import ARConfig
 
 WARMUP = 3
 

@@ -28,8 +28,8 @@ from dataset.token_cache.encode import ShardBatches, SourceCrops, encode_views, 
 from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import PackedWriter
 from modeling.build import build_tokenizer, frozen
+from modeling.configs import read_tokenizer_config
 from modeling.interfaces import Tokenizer
-from utils.config import read_tokenizer_config
 from utils.process import init_process
 
 IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet

@@ -22,11 +22,11 @@ from benchmarks.machine import announce, timed
 from benchmarks.reference_sampler import plain_sample
 from modeling.build import build_generator, build_tokenizer, frozen, load_generator
 from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
-from sampling.pipeline import AliTokPipeline
+from sampling.pipeline import Pipeline
 from sampling.shards import SampleShards
+from train_generator.config import ARConfig
 from utils.config import load_config
 from utils.images import to_bytes
-from utils.schema import ARConfig
 
 COPIED_BYTES = 1 << 29
 REPEATS = 5
@@ -57,7 +57,7 @@ def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
     return frozen(generator, device)
 
 
-def timed_codes(pipeline: AliTokPipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
+def timed_codes(pipeline: Pipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
     """Seconds for the first `positions` codes of one batch, after a warm-up."""
     for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
         noise = image_noise(0, range(len(class_ids)), pipeline.generator.num_codes)
@@ -75,7 +75,7 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {positions} of {generator.num_codes} positions")
     for batch_size in map(int, args.batch_sizes.split(",")):
         classes = [i % generator.num_classes for i in range(batch_size)]
-        pipeline = AliTokPipeline(
+        pipeline = Pipeline(
             tokenizer,
             copy.deepcopy(generator),
             settings,
@@ -135,7 +135,7 @@ def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch
     codes = sample_codes(exact, class_ids, image_noise(0, range(args.kl), exact.num_codes), settings)
     scales = settings.scales(exact.num_codes) or [1.0] * exact.num_codes
     references = step_distributions(exact, class_ids, codes, scales)
-    AliTokPipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
+    Pipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
     rounded = step_distributions(exact, class_ids, codes, scales)
     print(f"KL of bf16 from float32 over {args.kl} trajectories, nats per code:")
     for name, p, q in zip(("as they are", f"guided, up to {scales[-1]:g}"), references, rounded, strict=True):

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modeling.build import build_generator
-from utils.schema import ARConfig
+from train_generator.config import ARConfig
 
 BYTES_PER_WEIGHT = 4 * 4  # float32: the weight, its gradient, AdamW's two moments
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

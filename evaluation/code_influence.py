@@ -14,8 +14,8 @@ from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images, to_float
 from modeling.alitok.tokenizer import AliTok
 from modeling.build import load_tokenizer
+from modeling.configs import read_tokenizer_config
 from utils.arguments import at_least
-from utils.config import read_tokenizer_config
 from utils.errors import entry_point
 from utils.process import init_process
 

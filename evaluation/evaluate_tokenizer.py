@@ -25,12 +25,12 @@ from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.reconstruction import psnr, ssim
 from modeling.build import load_tokenizer
+from modeling.configs import read_tokenizer_config
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
 from modeling.layers.codebook_usage import CodebookUsage
 from utils.arguments import at_least
 from utils.atomic import write_atomically
-from utils.config import read_tokenizer_config
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png, to_bytes
 from utils.pretrained import get_weights

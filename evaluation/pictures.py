@@ -11,7 +11,7 @@ from dataset.data_order import spread
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, to_float
 from modeling.build import load_tokenizer
-from utils.config import read_tokenizer_config
+from modeling.configs import read_tokenizer_config
 from utils.images import grid, labelled_rows, preview_scale
 from utils.npz import NpzImages, read_small
 

@@ -1,73 +1,72 @@
-"""Building the models that a configuration names, and loading their weights."""
+"""Build the models that a configuration names, and load their weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import modeling.alitok.generator
-import modeling.alitok.tokenizer  # noqa: F401  (both register their classes)
-from modeling.interfaces import GENERATORS, TOKENIZERS, Generator, Tokenizer
+from modeling.configs import read_tokenizer_config
+from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer
 from utils.errors import UserError
-from utils.weights import TOKENIZER_OPTIONAL_KEYS, load_strict, read_state_dict
+from utils.weights import EXPORTED_FILE, load_strict, read_state_dict
+
+CONFIG_FILE = "config.yaml"
 
 
-def build_tokenizer(config: Any) -> Tokenizer:
+def code_layout(vq_model: Any) -> CodeLayout:
+    """The codes of the tokenizer with settings `vq_model`. Raises UserError for sizes that do not fit together."""
+    try:
+        return vq_model.layout
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"model.vq_model: {error}") from error
+
+
+def build_tokenizer(vq_model: Any) -> Tokenizer:
     """A freshly initialised tokenizer for `model.vq_model`."""
-    return TOKENIZERS.build(config)
+    code_layout(vq_model)
+    return TOKENIZERS.build(vq_model.name, vq_model)
 
 
-def build_generator(config: Any) -> Generator:
-    """A freshly initialised generator for `model.generator`."""
-    return GENERATORS.build(config)
+def build_generator(generator: Any, layout: CodeLayout) -> Generator:
+    """A freshly initialised generator for `model.generator`, of codes with that layout."""
+    return GENERATORS.build(generator.name, generator, layout)
 
 
-def frozen(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """The model ready for inference on `device`."""
+def to_inference(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """Move to `device`, in evaluation mode and without gradients."""
     return model.to(device).eval().requires_grad_(False)
 
 
-def _load(
-    build: Callable[[Any], nn.Module],
-    config: Any,
-    checkpoint: str | Path,
-    device: torch.device | str,
-    optional: tuple[str, ...] = (),
-) -> nn.Module:
-    state = read_state_dict(checkpoint)  # first, as it may fail and building takes longer
-    with torch.device("meta"):  # no random weights, only to overwrite them
-        model = build(config)
+def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, optional: Iterable[str]) -> nn.Module:
+    state = read_state_dict(checkpoint)  # first, because it may fail and building takes longer
+    with torch.device("meta"):  # skip the random initialisation, which the file overwrites
+        model = build()
     load_strict(model, state, checkpoint, optional=optional)
-    return frozen(model, device)
+    return to_inference(model, device)
 
 
-def load_tokenizer(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, frozen. Raises UserError."""
-    return _load(build_tokenizer, config, checkpoint, device, TOKENIZER_OPTIONAL_KEYS)
+def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """Tokenizer with the weights of `checkpoint`, for inference. Raises UserError."""
+    optional = TOKENIZERS.part_class(vq_model.name).optional_keys
+    return _load(lambda: build_tokenizer(vq_model), checkpoint, device, optional)
 
 
-def load_generator(config: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Generator:
-    """Generator with the weights of `checkpoint`, frozen. Raises UserError."""
-    return _load(build_generator, config, checkpoint, device)
+def load_generator(
+    generator: Any, layout: CodeLayout, checkpoint: str | Path, device: torch.device | str = "cpu"
+) -> Generator:
+    """Generator with the weights of `checkpoint`, for inference. Raises UserError."""
+    return _load(lambda: build_generator(generator, layout), checkpoint, device, ())
 
 
-def check_fit(tokenizer: Tokenizer, generator: Generator) -> None:
-    """Raise UserError unless the generator predicts this tokenizer's codes."""
-    for what, ours, theirs in (
-        ("codes per image", tokenizer.num_codes, generator.num_codes),
-        ("codebook size", tokenizer.codebook_size, generator.codebook_size),
-    ):
-        if ours != theirs:
-            raise UserError(f"{what}: {ours} in model.vq_model, {theirs} in model.generator")
+def load_tokenizer_from_run(folder: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """The tokenizer that a training exported to its output folder. Raises UserError."""
+    return load_tokenizer(read_tokenizer_config(Path(folder) / CONFIG_FILE), Path(folder) / EXPORTED_FILE, device)
 
 
-def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights alone: buffers such as the rotary table keep their precision.
-
-    So do the parts that the model names in `float32_parts`, if it has that.
-    """
+def cast_parameters(model: Generator, dtype: torch.dtype) -> None:
+    """Cast weights, but not buffers such as the rotary table, nor the submodules in `model.float32_parts`."""
     for name, parameter in model.named_parameters():
-        if name.split(".")[0] not in getattr(model, "float32_parts", ()):
+        if name.split(".")[0] not in model.float32_parts:
             parameter.data = parameter.data.to(dtype)

@@ -1,28 +1,51 @@
-"""What the rest of the project needs from a tokenizer and from a generator, and the two registries.
+"""What the project needs from a tokenizer and from a generator, and the registries of both.
 
-Token cache, AR training, sampler and evaluation use these interfaces only, so another tokenizer
-(TiTok's 32 tokens, MaskGIT-VQ) or another generator (RAR's permuted order) joins by registering a
-configuration dataclass and a class, and an import of its module in `modeling/build.py`.
+A family of models is a folder of `modeling/`. It registers a settings dataclass and a class for each of
+its models; token cache, trainings, sampling and evaluation use the interfaces below and know no family.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from utils.errors import UserError, nearest
+from utils.registry import Registry
+
+TOKENIZERS = Registry("tokenizer", {"alitok": "modeling.alitok.tokenizer"}, default="alitok")
+GENERATORS = Registry("generator", {"alitok": "modeling.alitok.generator"}, default="alitok")
 
 
-@runtime_checkable
+@dataclass(frozen=True)
+class CodeLayout:
+    """The codes of one image, as the tokenizer's settings tell them: `num_prefix` codes without a place
+    in the image, then those of the grid in raster order. Without a grid all codes form one line."""
+
+    codebook_size: int  # codes are integers in [0, codebook_size)
+    num_codes: int  # T
+    num_prefix: int = 0
+    grid: tuple[int, int] | None = None  # rows, columns
+
+    def __post_init__(self):
+        if self.grid is not None and self.num_prefix + self.grid[0] * self.grid[1] != self.num_codes:
+            raise ValueError(f"{self.num_codes} codes are not {self.num_prefix} and a grid of {self.grid}")
+
+
+class TokenizerSettings(Protocol):
+    """`model.vq_model`: a dataclass with a `name` and, derived from its sizes,"""
+
+    image_size: int  # side of the square images in pixels
+    layout: CodeLayout
+
+
 class Tokenizer(Protocol):
-    """Images <-> codes. Implementations are `torch.nn.Module`s."""
+    """Images <-> codes; a `torch.nn.Module` made from its settings."""
 
+    config: TokenizerSettings
     image_size: int
-    """Side of the square images, in pixels."""
-    num_codes: int
-    """Codes per image (T)."""
-    codebook_size: int
-    """Codes are integers in [0, codebook_size)."""
+    layout: CodeLayout
+    optional_keys: tuple[str, ...]
+    """Names of tensors that only training needs: exports leave them out, and files may lack them."""
 
     def encode(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> codes (B, T) int64."""
@@ -31,63 +54,105 @@ class Tokenizer(Protocol):
         """codes: (B, T) int64 -> images (B, 3, H, W) in [0, 1]."""
 
 
-@runtime_checkable
-class Generator(Protocol):
-    """Codes and classes <-> next-code logits. Implementations are `torch.nn.Module`s.
+class LossTerm(NamedTuple):
+    value: Tensor  # scalar, before its weight
+    weight: float
 
-    A generator that visits the codes in an order of its own keeps that to itself: codes enter
-    and leave `loss` and `finish` in the tokenizer's order. One that has a method
-    `optimize_for_sampling(rows, compile)` is told once that it will be used for sampling alone; those
-    of its submodules whose names are in `float32_parts` stay as they are when the others are cast for it.
+
+@dataclass
+class TokenizerOutput:
+    """What one training pass through a tokenizer gives."""
+
+    losses: dict[str, LossTerm]  # the tokenizer's own losses by name
+    reconstruction: Tensor | None = None  # (B, 3, H, W), for perceptual and adversarial losses; None without pixels
+
+
+class TrainableTokenizer(Tokenizer, Protocol):
+    """A tokenizer that `train_tokenizer/` can train."""
+
+    code_keys: tuple[str, ...]
+    """Prefixes of the names of the weights that decide the codes; `training.freeze_encoder` freezes them."""
+    trunks: Iterable[nn.Module]
+    """Parts that are compiled one by one and have a flag `activation_checkpointing`."""
+
+    def __call__(self, images: Tensor) -> TokenizerOutput:
+        """images: (B, 3, H, W) in [0, 1]."""
+
+    def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
+        """Take over the weights that this stage starts from. Raises UserError that names `source`."""
+
+    def begin_step(self, phase: Any) -> None:
+        """Called before the first micro-batch of a step. phase: the running `train_tokenizer.phases.Phase`."""
+
+    def before_update(self) -> None:
+        """Called after the backward passes of a step with finite gradients, just before the optimizer's update."""
+
+    def log_values(self) -> dict[str, Tensor]:
+        """More scalars for the log."""
+
+    def replicated_state(self) -> Tensor | None:
+        """A tensor that every rank updates by itself and that must stay equal on all of them."""
+
+
+class Progress(NamedTuple):
+    """How far a training is."""
+
+    step: int  # optimizer steps done
+    total_steps: int
+
+
+class GeneratorLoss(NamedTuple):
+    value: Tensor  # scalar, in the generator's `loss_unit`
+    accuracy: Tensor  # scalar: share of the predicted codes whose most likely value is right
+    log: dict[str, Tensor] = {}  # more scalars for the log
+
+
+class Generator(Protocol):
+    """Classes -> codes; a `torch.nn.Module` made from its settings and a tokenizer's `CodeLayout`.
+
+    Codes enter `loss` and leave decoding in the tokenizer's order, whatever order the generator uses.
     """
 
-    num_codes: int
-    codebook_size: int
-    num_classes: int
+    config: Any
+    layout: CodeLayout
+    num_classes: int  # the class id `num_classes` means "no class"
+    decoding: str  # how codes are drawn: a name of `sampling.decoding.DECODERS`
+    loss_unit: str  # for example "nats per code"
+    loss_noise: int  # uniform numbers per image that `loss` takes
+    blocks: Iterable[nn.Module]  # compiled and sharded one by one
+    float32_parts: tuple[str, ...]  # names of submodules that stay float32 when the others are cast
 
-    def loss(self, codes: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """codes: (B, T), class_ids: (B,) -> mean loss in nats per code, accuracy in [0, 1]."""
+    def loss(self, codes: Tensor, class_ids: Tensor, progress: Progress | None, noise: Tensor) -> GeneratorLoss:
+        """codes: (B, T), class_ids: (B,); noise: (B, loss_noise) in [0, 1), a function of seed and sample.
 
-    def start(self, class_ids: Tensor) -> Any:
-        """Begin decoding rows of class_ids (B,); the class `num_classes` means "no class"."""
+        progress: None in validation, which must be comparable over the whole training.
+        """
 
-    def step(self, state: Any, codes: Tensor | None) -> Tensor:
-        """Feed the codes (B,) drawn last (None at first); logits (B, K) of the next code."""
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay applies to a parameter."""
 
-    def finish(self, codes: Tensor) -> Tensor:
-        """codes (B, T) in the order drawn -> codes (B, T) in the tokenizer's order."""
-
-
-class Registry:
-    """Names of a kind of model -> (configuration dataclass, class taking that configuration)."""
-
-    def __init__(self, kind: str):
-        self.kind = kind
-        self._entries: dict[str, tuple[type, Callable[[Any], Any]]] = {}
-
-    def register(self, name: str, config_class: type) -> Callable:
-        def add(model_class):
-            self._entries[name] = (config_class, model_class)
-            return model_class
-
-        return add
-
-    def _entry(self, name: str) -> tuple[type, Callable[[Any], Any]]:
-        if name not in self._entries:
-            known = ", ".join(sorted(self._entries))
-            raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self._entries)} (known: {known})")
-        return self._entries[name]
-
-    def config_class(self, name: str) -> type:
-        return self._entry(name)[0]
-
-    def build(self, config: Any) -> Any:
-        """Build from a configuration with a `name`. ValueErrors become `UserError`s."""
-        try:
-            return self._entry(config.name)[1](config)
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
-            raise UserError(f"{self.kind} configuration: {error}") from error
+    def forward_flops(self) -> int:
+        """Operations in the matrix products of one image's forward pass in training."""
 
 
-TOKENIZERS = Registry("tokenizer")
-GENERATORS = Registry("generator")
+class AutoregressiveGenerator(Generator, Protocol):
+    """A generator with `decoding = "autoregressive"`: it draws one code at a time.
+
+    A cache is a `modeling.layers.kv_cache.KeyValueCache` or behaves like one.
+    """
+
+    def __call__(self, codes: Tensor, class_ids: Tensor, cache: Any = None) -> Tensor:
+        """Logits of the next codes, (B, n, K) with n >= 1; the last entry predicts the code after the last of `codes`.
+
+        codes: (B, n) in the order drawn. Without a cache, or with an empty one, they start with the first
+        code (n may be 0); else they continue what the cache holds, and the cache grows by them.
+        """
+
+    def new_cache(self, class_ids: Tensor) -> Any:
+        """An empty cache for rows of class_ids (B,)."""
+
+    def in_tokenizer_order(self, codes: Tensor) -> Tensor:
+        """codes (B, T) in the order drawn -> in the tokenizer's order."""
+
+    def compiled_when_decoding(self) -> Iterable[tuple[nn.Module, str]]:
+        """Methods, as (module, name), that have one shape at every position and are worth compiling."""

@@ -1,230 +1,160 @@
-"""Drawing codes from a generator, the same codes for the same image whatever the batch."""
+"""Autoregressive decoding: one code at a time, the same codes for the same image whatever the batch."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeling.interfaces import Generator
-from sampling.guidance import SCHEDULES, guidance_scale
+from modeling.interfaces import AutoregressiveGenerator
+from sampling.cpu import compile_step, pack_linears
+from sampling.decoding import DECODERS
+from sampling.noise import draw, keep_likely
+from sampling.settings import SamplingSettings
 
 # Not cuDNN's attention, which compiles a kernel for every number of cached positions.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How codes are drawn from logits. Raises ValueError for values out of range."""
+@DECODERS.register("autoregressive", SamplingSettings)
+class AutoregressiveDecoder:
+    """Decoder of an `AutoregressiveGenerator`.
 
-    guidance_scale: float = 0.0  # 0 means no guidance, as 1 does
-    guidance_scale_pow: float = 1.0
-    guidance_schedule: str = "power_cosine"
-    temperature: float = 1.0  # 0: the most likely code
-    top_k: int | None = None  # draw from this many most likely codes
-    top_p: float | None = None  # draw from the fewest codes that are together this likely
-
-    def __post_init__(self):
-        if self.guidance_schedule not in SCHEDULES:
-            raise ValueError(f"guidance_schedule '{self.guidance_schedule}' is none of {', '.join(SCHEDULES)}")
-        if self.guidance_scale_pow < 0:
-            raise ValueError(f"guidance_scale_pow is {self.guidance_scale_pow}, but must not be negative")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}, but must not be negative")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}, but must be at least 1")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, but must be in (0, 1]")
-
-    @classmethod
-    def of(cls, generator: Any, **changes: Any) -> "SamplingSettings":
-        """From the configuration of a generator, `model.generator`."""
-        settings = {
-            "guidance_scale": generator.guidance_scale,
-            "guidance_scale_pow": generator.guidance_scale_pow,
-            "temperature": generator.randomize_temperature,
-        }
-        return cls(**settings | changes)
-
-    def scales(self, num_steps: int) -> list[float] | None:
-        """Guidance scale of every step, or None where none of them guides."""
-        if self.guidance_scale == 0:
-            return None
-        arguments = (num_steps, self.guidance_scale, self.guidance_scale_pow, self.guidance_schedule)
-        scales = [guidance_scale(t, *arguments) for t in range(num_steps)]
-        return None if all(s == 1 for s in scales) else scales
-
-
-def image_noise(seed: int, image_ids: Sequence[int], num_steps: int) -> Tensor:
-    """One uniform number in [0, 1) per image and step: float64 (images, steps).
-
-    Counter-based (Philox keyed by seed and image), so image i draws the same numbers in any batch,
-    on any rank, before and after an interruption.
-    """
-    rows = [np.random.Generator(np.random.Philox(key=[seed, i])).random(num_steps) for i in image_ids]
-    return torch.from_numpy(np.stack(rows))
-
-
-def keep_likely(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """-inf for all but the `top_k` largest, and all but the fewest that are together `top_p` likely.
-
-    logits: (B, K). The most likely one stays in any case (nucleus sampling: arXiv:1904.09751).
-    """
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    if top_p is not None and top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.double().softmax(-1)
-        superfluous = probabilities.cumsum(-1) - probabilities >= top_p
-        logits = logits.masked_fill(superfluous.scatter(-1, order, superfluous), -torch.inf)
-    return logits
-
-
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One draw per row from softmax(logits) by inversion of the cumulative distribution.
-
-    logits: (B, K); uniform: (B,) in [0, 1). Returns codes (B,) int64.
-    """
-    # float64: in float32 the sum of thousands of small terms would shift every boundary.
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    threshold = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
-
-
-class CodeSampler:
-    """Draws codes batch after batch with one generator and one way of drawing.
-
-    With `fixed_rows` smaller batches are filled up to that many images, so that what is compiled
-    meets one shape only. On a GPU every position's work, from the embedding to the draw, is then
-    recorded as a CUDA graph at the first batch, and launched with one call from then on. One graph
-    a position, rather than one for all of them, attends to just as many cached positions as there
-    are and needs no mask.
+    With `fixed_rows` on a GPU, the work of each position, from the embedding to the draw, is recorded as a
+    CUDA graph at the first batch, and launched with one call from then on. One graph per position, rather
+    than one for all, attends only to the cached positions and needs no mask.
     """
 
-    def __init__(self, generator: Generator, settings: SamplingSettings, fixed_rows: int | None = None):
+    def __init__(
+        self,
+        generator: AutoregressiveGenerator,
+        settings: SamplingSettings,
+        *,
+        fixed_rows: int | None = None,
+        forward: Callable | None = None,
+    ):
         self.generator = generator
         self.settings = settings
         self.fixed_rows = fixed_rows
-        self.scales = settings.scales(generator.num_codes)
-        self._batch: _Batch | None = None
+        self.forward = forward or generator
+        self.num_codes = generator.layout.num_codes
+        self.noise_shape = (self.num_codes,)
+        self.scales = settings.scales(self.num_codes)
+        self._recorded: _Batch | None = None
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._busy = False
 
+    @staticmethod
+    def prepare(
+        generator: AutoregressiveGenerator, settings: SamplingSettings, batch_size: int, compile: bool
+    ) -> Callable:
+        """On a CPU weights are packed and a whole position is compiled; on a GPU the parts between attention are."""
+        if next(generator.parameters()).device.type == "cpu":
+            guided = settings.scales(generator.layout.num_codes) is not None
+            pack_linears(generator, 2 * batch_size if guided else batch_size)
+            return compile_step(generator) if compile else generator
+        if compile:
+            for module, name in generator.compiled_when_decoding():
+                setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
+        return generator
+
     def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
-        """class_ids: (B,) in [0, num_classes); noise: (B, T) uniform, see `image_noise`.
+        """Codes (B, T) int64 in the tokenizer's order. Arguments and errors: see `_decode`."""
+        *_, codes = self._decode(class_ids, noise)
+        return self.generator.in_tokenizer_order(codes.clone())  # clone: the next batch reuses this buffer
 
-        Returns codes (B, T) int64 in the tokenizer's order. Raises ValueError for class ids out of
-        range, which would be other rows of the embedding table.
-        """
-        *_, codes = self.steps(class_ids, noise)
-        return self.generator.finish(codes.clone())  # the next batch may be drawn in the same place
+    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """After each position the codes so far, (B, T) int64 in the tokenizer's order, -1 where none is drawn yet."""
+        for codes in self._decode(class_ids, noise):
+            yield self.generator.in_tokenizer_order(codes.clone())
 
-    @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses, too
-    def steps(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
-        """After each position t, the codes so far: (B, t + 1), a view, in the order drawn.
+    @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses too
+    def _decode(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """Draw position after position; yields a view of the codes (B, T) in the order drawn.
 
-        Raises ValueError as a call does, and RuntimeError where graphs are used and another batch, which
-        lies in the same tensors, has neither ended nor been closed.
+        class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1).
+        Raises ValueError for other class ids, which would be other rows of the embedding table, and for too
+        many rows; RuntimeError if graphs are used and another batch in the same buffers has not ended.
         """
         if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
             raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
         rows, noise = len(class_ids), noise.to(class_ids.device)
-        if self.fixed_rows is None:
-            batch = _Batch(self, class_ids, noise)
-        elif rows > self.fixed_rows:
+        if self.fixed_rows is not None and rows > self.fixed_rows:
             raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
-        elif class_ids.is_cuda:
+        if self.fixed_rows is not None and class_ids.is_cuda:
             yield from self._replay(class_ids, noise)
             return
-        else:
-            batch = self._empty_batch(class_ids.device)
-            batch.fill(class_ids, noise)
-        for t in range(self.generator.num_codes):
-            batch.step(t)
-            yield batch.codes[:rows, : t + 1]
+        batch = _Batch(self, rows if self.fixed_rows is None else self.fixed_rows, class_ids.device)
+        batch.fill(class_ids, noise)
+        for position in range(self.num_codes):
+            batch.draw(position)
+            yield batch.codes[:rows]
 
     def _replay(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
-        """`steps` by CUDA graphs, recorded where there are none yet."""
         if self._busy:
-            raise RuntimeError(
-                "another batch of this sampler is under way in the same tensors: let it end, or close it"
-            )
+            raise RuntimeError("another batch of this decoder is not finished: finish or close it first")
         self._busy = True
         try:
-            with torch.cuda.device(class_ids.device):  # streams are of the current device
+            with torch.cuda.device(class_ids.device):  # streams belong to the current device
                 if not self._graphs:
                     self._record(class_ids.device)
-            self._batch.fill(class_ids, noise)
-            for t, graph in enumerate(self._graphs):
+            self._recorded.fill(class_ids, noise)
+            for graph in self._graphs:
                 with torch.cuda.device(class_ids.device):
                     graph.replay()
-                yield self._batch.codes[: len(class_ids), : t + 1]
+                yield self._recorded.codes[: len(class_ids)]
         finally:
             self._busy = False
-
-    def _empty_batch(self, device: torch.device) -> "_Batch":
-        class_ids = torch.zeros(self.fixed_rows, dtype=torch.int64, device=device)
-        noise = torch.zeros(self.fixed_rows, self.generator.num_codes, dtype=torch.float64, device=device)
-        return _Batch(self, class_ids, noise)
 
     def _record(self, device: torch.device) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what may not be recorded: compiling, choosing of algorithms
-            batch = self._empty_batch(device)
-            for t in range(self.generator.num_codes):
-                batch.step(t)
+        with torch.cuda.stream(side):  # compilation and the choice of algorithms cannot be recorded
+            batch = _Batch(self, self.fixed_rows, device)
+            for position in range(self.num_codes):
+                batch.draw(position)
         torch.cuda.current_stream().wait_stream(side)
         del batch
-        batch, graphs, pool = self._empty_batch(device), [], torch.cuda.graph_pool_handle()
-        for t in range(self.generator.num_codes):
+        batch, graphs, pool = _Batch(self, self.fixed_rows, device), [], torch.cuda.graph_pool_handle()
+        for position in range(self.num_codes):
             graphs.append(torch.cuda.CUDAGraph())
             with torch.cuda.graph(graphs[-1], pool=pool):
-                batch.step(t)
-        self._batch, self._graphs = batch, graphs  # all of them or, if memory ran out, none
+                batch.draw(position)
+        self._recorded, self._graphs = batch, graphs  # both or, if memory runs out, neither
 
 
 class _Batch:
-    """The tensors of one batch on its way through the positions."""
+    """Buffers of one batch: classes, noise, cache, codes."""
 
-    def __init__(self, sampler: CodeSampler, class_ids: Tensor, noise: Tensor):
-        self.sampler, self.generator = sampler, sampler.generator
-        self.rows = len(class_ids)
-        self.noise = noise
-        if sampler.scales:
-            no_class = torch.full_like(class_ids, self.generator.num_classes)
-            class_ids = torch.cat([class_ids, no_class])
-        self.class_ids = class_ids
-        self.codes = torch.zeros(self.rows, self.generator.num_codes, dtype=torch.int64, device=class_ids.device)
-        self.state = self.generator.start(class_ids)
+    def __init__(self, decoder: AutoregressiveDecoder, rows: int, device: torch.device):
+        generator = decoder.generator
+        self.decoder, self.rows = decoder, rows
+        self.noise = torch.zeros(rows, decoder.num_codes, dtype=torch.float64, device=device)
+        # With guidance the second half of the rows has "no class".
+        self.class_ids = torch.zeros(rows, dtype=torch.int64, device=device)
+        if decoder.scales:
+            self.class_ids = torch.cat([self.class_ids, torch.full_like(self.class_ids, generator.num_classes)])
+        self.codes = torch.full((rows, decoder.num_codes), -1, device=device)
+        self.cache = generator.new_cache(self.class_ids)
 
     def fill(self, class_ids: Tensor, noise: Tensor) -> None:
-        """Other classes and noise in the same tensors, which are those that graphs were recorded with."""
+        """Start another batch in the same buffers, which recorded graphs refer to."""
         self.class_ids[: len(class_ids)] = class_ids
         self.noise[: len(noise)] = noise
+        self.codes.fill_(-1)
 
     @sdpa_kernel(ATTENTION)
-    def step(self, t: int) -> None:
-        """Draw codes[:, t]; nothing here waits for the device."""
-        settings, scales, rows = self.sampler.settings, self.sampler.scales, self.rows
-        last = None
-        if t:
-            last = self.codes[:, t - 1]
-            last = torch.cat([last, last]) if scales else last
-        logits = self.generator.step(self.state, last)
+    def draw(self, position: int) -> None:
+        """Draw codes[:, position]; nothing here waits for the device."""
+        settings, scales = self.decoder.settings, self.decoder.scales
+        last = self.codes[:, max(position - 1, 0) : position]  # (rows, 0) at first
+        last = torch.cat([last, last]) if scales else last
+        logits = self.decoder.forward(last, self.class_ids, self.cache)[:, -1].float()
         if scales:
-            conditional, unconditional = logits.split(rows)
-            logits = unconditional + scales[t] * (conditional - unconditional)
+            conditional, unconditional = logits.split(self.rows)
+            logits = unconditional + scales[position] * (conditional - unconditional)
         if settings.temperature == 0:
-            self.codes[:, t] = logits.argmax(-1)
+            self.codes[:, position] = logits.argmax(-1)
             return
         logits = keep_likely(logits / settings.temperature, settings.top_k, settings.top_p)
-        self.codes[:, t] = draw(logits, self.noise[:, t])
-
-
-def sample_codes(generator: Generator, class_ids: Tensor, noise: Tensor, settings: SamplingSettings) -> Tensor:
-    """One batch of codes (B, T), see `CodeSampler`."""
-    return CodeSampler(generator, settings)(class_ids, noise)
+        self.codes[:, position] = draw(logits, self.noise[:, position])

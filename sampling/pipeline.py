@@ -1,15 +1,18 @@
-"""Images from classes, for notebooks and scripts: a tokenizer, a generator, and how they are used.
+"""Images from classes, for notebooks and scripts: a tokenizer, a generator, and settings.
 
-from sampling.pipeline import AliTokPipeline
+from sampling.pipeline import Pipeline
 
-pipeline = AliTokPipeline.from_pretrained("output/alitok_b")   # or a hub id, or a file and a configuration
+pipeline = Pipeline.from_pretrained("output/alitok_b")         # or a hub id, or a file and a configuration
 images = pipeline.generate([207, 250, 33])                     # (3, 3, 256, 256) in [0, 1]
-for images in pipeline.stream([207], every=17):                # the same image as its codes arrive
+for images in pipeline.stream([207], every=17):                # the same image while its codes are drawn
     ...
 codes = pipeline.tokenizer.encode(images)                      # (B, 273)
 images = pipeline.tokenizer.decode(codes)
 """
 
+import copy
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,79 +21,111 @@ from typing import Any
 import safetensors.torch
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from torch import Tensor
 
-from modeling.build import cast_parameters, check_fit, load_generator, load_tokenizer
-from modeling.interfaces import Generator, Tokenizer
-from modeling.layers.precision import full_float32
-from sampling.autoregressive import CodeSampler, SamplingSettings, image_noise
-from utils.atomic import write_atomically
-from utils.config import read_models_config
+from modeling.build import CONFIG_FILE, cast_parameters, code_layout, load_generator, load_tokenizer
+from modeling.configs import read_models_config
+from modeling.interfaces import GENERATORS, Generator, Tokenizer
+from modeling.layers.precision import PRECISIONS, autocast, default_precision, full_float32
+from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
+from sampling.noise import image_noise
+from utils.atomic import atomic_path, write_atomically, write_text
+from utils.config import read_yaml
 from utils.errors import UserError
 from utils.pretrained import local_folder
+from utils.weights import EXPORTED_FILE, read_state_dict
 
-CONFIG, GENERATOR, TOKENIZER = "config.yaml", "model.safetensors", "tokenizer.safetensors"
-PRECISIONS = ("bf16", "fp32")
+TOKENIZER_FILE = "tokenizer.safetensors"
 
 
 def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator) -> None:
-    """Write config.yaml, model.safetensors and tokenizer.safetensors for `AliTokPipeline.from_pretrained`.
+    """Write config.yaml, model.safetensors and tokenizer.safetensors for `Pipeline.from_pretrained`.
 
-    Such a folder can be uploaded to a hub as it is. To be called before a pipeline is made of the models.
+    Such a folder can be uploaded to a hub as it is. Call this before making a pipeline of the models,
+    which changes the generator.
     """
     folder = Path(folder)
     models = OmegaConf.create({"model": {"vq_model": tokenizer.config, "generator": generator.config}})
-    write_atomically(folder / CONFIG, lambda f: f.write(OmegaConf.to_yaml(models).encode()))
-    for name, model in ((GENERATOR, generator), (TOKENIZER, tokenizer)):
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(models))
+    for name, model in ((EXPORTED_FILE, generator), (TOKENIZER_FILE, tokenizer)):
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         write_atomically(folder / name, lambda f, state=state: f.write(safetensors.torch.save(state)))
 
 
-def default_precision(device: torch.device | str) -> str:
-    return "bf16" if torch.device(device).type == "cuda" else "fp32"
+def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
+    """Put a tokenizer's weights beside a generator's, so that `Pipeline.from_pretrained(folder)` works anywhere.
+
+    Does nothing if the checkpoint does not exist. A safetensors file on the same file system is hard-linked.
+    """
+    source, target = Path(checkpoint), folder / TOKENIZER_FILE
+    if not source.is_file() or target.is_file():
+        return
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another file system, or one without hard links: copy
+    try:
+        with atomic_path(target) as part:
+            safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
+    except (OSError, SafetensorError) as error:
+        print(f"warning: {target} could not be written ({error}); sampling needs --tokenizer", file=sys.stderr)
 
 
-class AliTokPipeline:
+def require_class(class_id: int, num_classes: int, source: str = "class") -> None:
+    """Raise UserError unless the class exists."""
+    if not 0 <= class_id < num_classes:
+        raise UserError(f"{source} {class_id} is out of range, the classes are 0 to {num_classes - 1}")
+
+
+class Pipeline:
     """Draws codes with the generator and turns them into images with the tokenizer's decoder.
 
-    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix
-    products. The generator is changed for speed and is of no other use from then on.
+    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix products.
+    Modifies the generator in place for inference; do not train it afterwards.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         generator: Generator,
-        settings: SamplingSettings,
+        settings: DecoderSettings,
         *,
         seed: int = 0,
         precision: str | None = None,
         compile: bool | None = None,
         batch_size: int = 8,
     ):
-        """tokenizer and generator: frozen, on one device; precision: fp32 or bf16, by default bf16
-        on a GPU alone; compile: by default on a GPU alone (the CPU's first batch then waits a
-        minute for the compiler); batch_size: the most images at a time.
-        Raises UserError where the models do not fit each other or a value is unknown.
+        """tokenizer and generator: for inference, on one device.
+
+        precision: fp32 or bf16, by default bf16 only on a GPU. compile: by default only on a GPU (on a CPU the
+        first batch waits a minute for the compiler). batch_size: the largest number of images at a time.
+        Raises UserError if the models do not fit together or a value is unknown.
         """
-        check_fit(tokenizer, generator)
+        if tokenizer.layout != generator.layout:
+            raise UserError(f"the generator draws {generator.layout}, the tokenizer decodes {tokenizer.layout}")
         self.tokenizer = tokenizer
         self.generator = generator
-        self.settings = settings
         self.seed = seed
         self.batch_size = batch_size
         self.device = next(generator.parameters()).device
         self.precision = precision or default_precision(self.device)
         if self.precision not in PRECISIONS:
-            raise UserError(f"precision is '{precision}'; choose {' or '.join(PRECISIONS)}")
+            raise UserError(f"precision is '{self.precision}'; choose {' or '.join(PRECISIONS)}")
         on_gpu = self.device.type == "cuda"
         compile = on_gpu if compile is None else compile
         if self.precision == "bf16":
             cast_parameters(generator, torch.bfloat16)
-        rows = 2 * batch_size if settings.scales(generator.num_codes) else batch_size
-        if hasattr(generator, "optimize_for_sampling"):
-            generator.optimize_for_sampling(rows, compile)
-        self.sampler = CodeSampler(generator, settings, batch_size if on_gpu or compile else None)
+        decoder_class = DECODERS.part_class(generator.decoding)
+        self._forward = decoder_class.prepare(generator, settings, batch_size, compile)
+        self._fixed_rows = batch_size if on_gpu or compile else None
+        self._use_settings(settings)
+
+    def _use_settings(self, settings: DecoderSettings) -> None:
+        self.settings = settings
+        self.decoder = make_decoder(self.generator, settings, fixed_rows=self._fixed_rows, forward=self._forward)
 
     @classmethod
     def from_pretrained(
@@ -103,59 +138,54 @@ class AliTokPipeline:
         seed: int | None = None,
         settings: dict[str, Any] | None = None,
         **options: Any,
-    ) -> "AliTokPipeline":
-        """From a folder that a training or `save_pretrained` wrote, a hub id, or a weights file.
+    ) -> "Pipeline":
+        """Load from a folder that a training or `save_pretrained` wrote, a hub id, or a weights file.
 
-        source: folder or hub id with config.yaml and model.safetensors, or the generator's weights
-        alone, which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside
-        the generator's, or what the configuration names. settings: changes to the
-        `SamplingSettings` of the configuration. options: see the constructor. Raises UserError.
+        source: folder or hub id with config.yaml and model.safetensors, or only the generator's weights,
+        which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside the generator's,
+        else what the configuration names. settings: changes to the configuration's settings of sampling.
+        options: see the constructor. Raises UserError.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
-            weights, config = folder / GENERATOR, config or folder / CONFIG
+            weights, config = folder / EXPORTED_FILE, config or folder / CONFIG_FILE
         if config is None:
-            raise UserError(f"{source} is weights alone: name their configuration, for instance configs/alitok_b.yaml")
-        vq_model, generator_config, named = read_models_config(config)
-        beside = weights.parent / TOKENIZER
-        tokenizer = tokenizer or (beside if beside.is_file() else named)
-        try:
-            how = SamplingSettings.of(generator_config, **(settings or {}))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"sampling settings: {error}") from error
+            raise UserError(f"{source} holds only weights: name their configuration, e.g. configs/alitok_b.yaml")
+        models = read_models_config(config)
+        decoding = GENERATORS.part_class(models.generator.name).decoding
+        how = decoder_settings(models.generator, decoding, **(settings or {}))
+        layout = code_layout(models.vq_model)
         return cls(
-            load_tokenizer(vq_model, tokenizer, device),
-            load_generator(generator_config, weights, device),
+            load_tokenizer(models.vq_model, tokenizer or _find_tokenizer(weights.parent, config), device),
+            load_generator(models.generator, layout, weights, device),
             how,
-            seed=generator_config.seed if seed is None else seed,
+            seed=models.generator.seed if seed is None else seed,
             **options,
         )
 
-    def _start(self, class_ids: Sequence[int], image_ids: Sequence[int] | None, seed: int | None):
-        total = self.generator.num_classes
+    def _noise(self, class_ids: Sequence[int], image_ids: Sequence[int] | None, seed: int | None) -> Tensor:
         for class_id in class_ids:
-            if not 0 <= class_id < total:
-                raise UserError(f"class {class_id} is out of range, the classes are 0 to {total - 1}")
+            require_class(class_id, self.generator.num_classes)
         image_ids = range(len(class_ids)) if image_ids is None else image_ids
         if len(image_ids) != len(class_ids):
             raise ValueError(f"{len(image_ids)} image ids for {len(class_ids)} classes")
-        noise = image_noise(self.seed if seed is None else seed, image_ids, self.generator.num_codes)
-        return torch.tensor(class_ids, device=self.device), noise
+        return image_noise(self.seed if seed is None else seed, image_ids, self.decoder.noise_shape)
 
     @torch.no_grad()
     @full_float32()
     def decode(self, codes: Tensor) -> Tensor:
         """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, self.precision):
             return self.tokenizer.decode(codes).float()
 
     def generate_codes(
         self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None
     ) -> Tensor:
         """One batch of codes (n, T) int64; arguments as for `generate`."""
-        return self.sampler(*self._start(class_ids, image_ids, seed))
+        noise = self._noise(class_ids, image_ids, seed)
+        return self.decoder(torch.tensor(class_ids, device=self.device), noise)
 
     def generate(
         self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None
@@ -177,20 +207,28 @@ class AliTokPipeline:
         image_ids: Sequence[int] | None = None,
         seed: int | None = None,
     ) -> Iterator[Tensor]:
-        """Images of one batch after each `every` codes and at the end, (n, 3, H, W) in [0, 1].
+        """Images of one batch after each `every` stages of decoding (codes, if they come one by one) and at the
+        end, (n, 3, H, W) in [0, 1]. Codes that are not drawn yet repeat their neighbours."""
+        noise, stage = self._noise(class_ids, image_ids, seed), 0
+        for stage, codes in enumerate(self.decoder.stream(torch.tensor(class_ids, device=self.device), noise), 1):
+            if stage % every == 0:
+                yield self.decode(fill_undrawn(codes))
+        if stage % every:
+            yield self.decode(codes)
 
-        Codes to come are stood in for by the last one: patches still to be drawn look alike.
-        """
-        total = self.generator.num_codes
-        for drawn in self.sampler.steps(*self._start(class_ids, image_ids, seed)):
-            if drawn.shape[1] % every == 0 or drawn.shape[1] == total:
-                rest = drawn[:, -1:].expand(-1, total - drawn.shape[1])
-                yield self.decode(self.generator.finish(torch.cat([drawn, rest], dim=1)))
-
-    def with_settings(self, **changes: Any) -> "AliTokPipeline":
-        """The same models with other `SamplingSettings`, e.g. guidance_scale=4.0. Shares memory."""
-        other = object.__new__(AliTokPipeline)
-        other.__dict__ |= self.__dict__
-        other.settings = replace(self.settings, **changes)
-        other.sampler = CodeSampler(self.generator, other.settings, self.sampler.fixed_rows)
+    def with_settings(self, **changes: Any) -> "Pipeline":
+        """The same models with other settings, e.g. guidance_scale=4.0. Shares memory."""
+        other = copy.copy(self)
+        other._use_settings(replace(self.settings, **changes))
         return other
+
+
+def _find_tokenizer(folder: Path, config: str | Path) -> Path:
+    """tokenizer.safetensors beside the generator's weights, else what the configuration names."""
+    beside = folder / TOKENIZER_FILE
+    if beside.is_file():
+        return beside
+    named = OmegaConf.select(read_yaml(config), "experiment.tokenizer_checkpoint")
+    if not named:
+        raise UserError(f"no tokenizer: neither {beside} nor experiment.tokenizer_checkpoint in {config}")
+    return Path(named)

@@ -2,11 +2,11 @@
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from train_generator.model_flops import forward_flops, training_flops
 
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.reference_sampler import plain_logits, plain_sample
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
-from train_generator.model_flops import forward_flops, training_flops
 from train_generator.trainer import parameter_groups
 
 

@@ -32,8 +32,6 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
     trainer = build(tmp_path)
     waiting = "from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
     waiting += "with exclusive_lock(Path({!r})): pass"
-        "from pathlib import Path; from utils.folder_lock import exclusive_lock\nwith exclusive_lock(Path({!r})): pass"
-    )
     for expected in (1, 0):  # held from the start, no more after the end
         code = waiting.format(str(trainer.output_dir))
         assert run("-c", code, check=False).returncode == expected

@@ -8,10 +8,11 @@ from omegaconf import OmegaConf
 
 from modeling.build import build_generator, build_tokenizer, check_fit
 from tests.conftest import ROOT
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.phases import PhaseSchedule
 from utils.config import load_config
 from utils.errors import UserError
-from utils.schema import ARConfig, TokenizerConfig
 
 AR_FILES = [f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar")]
 TOKENIZER_FILES = [

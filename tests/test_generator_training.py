@@ -11,12 +11,12 @@ from tests.conftest import ROOT
 from tests.support import toy
 from tests.support.launch import run
 from tests.support.resuming import assert_equal_checkpoints, interrupted
+from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from training.checkpoint import find_resume, list_checkpoints, load_checkpoint_weights, save_checkpoint
 from training.logging import last_logged, read_log
 from utils.config import load_config
 from utils.errors import UserError
-from utils.schema import ARConfig
 from utils.weights import export_weights, read_state_dict
 
 

@@ -10,17 +10,17 @@ from accelerate.state import AcceleratorState
 from benchmarks.training_memory import count_memory
 from modeling.build import build_generator
 from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
-from sampling.pipeline import AliTokPipeline
+from sampling.pipeline import Pipeline
 from tests.conftest import ROOT
 from tests.support import toy
 from tests.support.resuming import interrupted
 from tests.test_generator_training import generator_trainer
 from tests.test_training_memory import train_step
+from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
 from training.checkpoint import list_checkpoints, load_checkpoint_weights
 from utils.config import load_config
-from utils.schema import ARConfig
 
 DEVICE = "cuda"
 SETTINGS = SamplingSettings(4.0, 1.0)
@@ -29,9 +29,9 @@ OFF = dict.fromkeys(("dropout", "attn_drop", "tok_dropout", "class_label_dropout
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not shown to the tests")
 
 
-def pipeline(device: str, **options) -> AliTokPipeline:
+def pipeline(device: str, **options) -> Pipeline:
     models = (model.to(device).requires_grad_(False) for model in (toy.tokenizer(init_std=0.3), toy.generator()))
-    return AliTokPipeline(*models, SETTINGS, **({"precision": "fp32", "batch_size": 4} | options))
+    return Pipeline(*models, SETTINGS, **({"precision": "fp32", "batch_size": 4} | options))
 
 
 def expected_codes(classes: list[int]) -> torch.Tensor:

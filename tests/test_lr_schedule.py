@@ -3,10 +3,9 @@ import json
 import pytest
 
 from tests.conftest import PARITY
-from train_tokenizer.phases import PhaseSchedule
+from train_tokenizer.phases import Phase, PhaseSchedule
 from training.lr_schedule import warmup_cosine
 from utils.errors import UserError
-from utils.schema import Phase
 
 
 def test_generator_schedule_matches_the_published_one():

@@ -11,11 +11,12 @@ from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters
 from sampling.autoregressive import CodeSampler, SamplingSettings
 from tests.conftest import ROOT
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 from utils.config import load_config
 from utils.images import to_bytes
-from utils.schema import ARConfig, TokenizerConfig
 
 
 class NothingFromTheHost(TorchDispatchMode):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sampling.packed_linear import PackedLinear
 
 from dataset.imagenet_names import class_id
 from modeling.build import cast_parameters
 from sampling.autoregressive import CodeSampler, SamplingSettings, draw, image_noise, keep_likely, sample_codes
 from sampling.guidance import guidance_scale
-from sampling.packed_linear import PackedLinear
-from sampling.pipeline import AliTokPipeline, save_pretrained
+from sampling.pipeline import Pipeline, save_pretrained
 from sampling.shards import SampleShards
 from tests.conftest import ROOT
 from tests.support import toy
@@ -89,7 +89,7 @@ def test_processes_batches_and_interruptions_change_no_image(models, tmp_path):
 
 
 def test_codes_do_not_depend_on_the_batch(models):
-    pipelines = [AliTokPipeline.from_pretrained(models / "hub", batch_size=n) for n in (5, 16)]
+    pipelines = [Pipeline.from_pretrained(models / "hub", batch_size=n) for n in (5, 16)]
     classes = [i % toy.NUM_CLASSES for i in range(40)]
     codes = []
     for pipeline in pipelines:
@@ -260,29 +260,29 @@ def test_bf16_weights_and_cache():
 
 
 def test_pipeline_from_folder_file_and_hub(models, tmp_path, monkeypatch):
-    whole = AliTokPipeline.from_pretrained(models / "hub", seed=3)
+    whole = Pipeline.from_pretrained(models / "hub", seed=3)
     images = whole.generate([0, 1, 2])
     assert images.shape == (3, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE) and 0 <= images.min() <= images.max() <= 1
     file = models / "generator" / "pytorch_model.bin"
     tokenizer = models / "tokenizer" / "model.safetensors"
-    parts = AliTokPipeline.from_pretrained(file, tokenizer=tokenizer, config=models / "ar.yaml", seed=3)
+    parts = Pipeline.from_pretrained(file, tokenizer=tokenizer, config=models / "ar.yaml", seed=3)
     same = parts.with_settings(guidance_scale=16.0, guidance_scale_pow=1.8).generate([0, 1, 2])
     torch.testing.assert_close(same, images)
     codes = whole.tokenizer.encode(images)
     assert whole.tokenizer.decode(codes).shape == images.shape
     with pytest.raises(UserError, match="name their configuration"):
-        AliTokPipeline.from_pretrained(file)
+        Pipeline.from_pretrained(file)
     with pytest.raises(UserError, match="no file, no folder and no hub id"):
-        AliTokPipeline.from_pretrained(tmp_path / "nowhere" / "at" / "all")
+        Pipeline.from_pretrained(tmp_path / "nowhere" / "at" / "all")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="no-such/repository is no folder here, and as a hub id it cannot be had"):
-        AliTokPipeline.from_pretrained("no-such/repository")
+        Pipeline.from_pretrained("no-such/repository")
     with pytest.raises(UserError, match="sampling settings: top_k is 0"):
-        AliTokPipeline.from_pretrained(models / "hub", settings={"top_k": 0})
+        Pipeline.from_pretrained(models / "hub", settings={"top_k": 0})
     with pytest.raises(UserError, match="class 4 is out of range, the classes are 0 to 3"):
         whole.generate([4])
     with pytest.raises(UserError, match="choose bf16 or fp32"):
-        AliTokPipeline.from_pretrained(models / "hub", precision="fp8")
+        Pipeline.from_pretrained(models / "hub", precision="fp8")
 
 
 def test_a_training_folder_is_enough(models, tmp_path):
@@ -292,11 +292,11 @@ def test_a_training_folder_is_enough(models, tmp_path):
     config = config.replace("experiment:", f"experiment:\n  tokenizer_checkpoint: {tokenizer}", 1)
     (tmp_path / "config.yaml").write_text(config)
     export_weights(tmp_path, toy.generator().state_dict())
-    assert len(AliTokPipeline.from_pretrained(tmp_path).generate([0, 1])) == 2
+    assert len(Pipeline.from_pretrained(tmp_path).generate([0, 1])) == 2
 
 
 def test_stream_ends_with_the_image(models):
-    pipeline = AliTokPipeline.from_pretrained(models / "hub")
+    pipeline = Pipeline.from_pretrained(models / "hub")
     steps = list(pipeline.stream([0, 3], every=3))
     assert len(steps) == 3  # after 3, 6 and all 7 codes
     torch.testing.assert_close(steps[-1], pipeline.generate([0, 3]))

@@ -11,13 +11,13 @@ from dataset.image_dataset import ImageBatch
 from tests.support import toy
 from tests.support.launch import run, small_files
 from tests.support.resuming import assert_equal_checkpoints, interrupted
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.trainer import TokenizerTrainer
 from training.checkpoint import list_checkpoints
 from training.logging import read_log
 from training.meters import Meters
 from utils.config import load_config
 from utils.errors import UserError
-from utils.schema import TokenizerConfig
 from utils.weights import read_state_dict
 
 

@@ -6,9 +6,9 @@ import torch
 from benchmarks.training_memory import AliveTensors, count_forward, count_memory
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from tests.conftest import ROOT
+from train_generator.config import ARConfig
 from train_generator.trainer import parameter_groups
 from utils.config import load_config
-from utils.schema import ARConfig
 
 
 class PeakTensors(AliveTensors):

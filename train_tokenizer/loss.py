@@ -1,57 +1,69 @@
-"""What the tokenizer is trained to minimise: the sum of losses that a phase asks for."""
+"""What a tokenizer is trained to minimise: its own losses, and those that the phase adds on pixels."""
 
-import torch.nn.functional as F
+from dataclasses import dataclass
+
 from torch import Tensor, device, nn
 
-from modeling.alitok.tokenizer import AliTok, TokenizerOutput
 from modeling.frozen.imagenet_classifiers import load_classifier
 from modeling.frozen.lpips import LPIPS, VGG16
-from train_tokenizer.losses import LogitLoss, hinge_generator_loss, prefix_loss_ratio
-from train_tokenizer.phases import PhaseSchedule
+from modeling.interfaces import LossTerm, TokenizerOutput
+from train_tokenizer.losses import LogitLoss, hinge_generator_loss
+from train_tokenizer.phases import Phase, PhaseSchedule
+from utils.config import option
+from utils.errors import UserError
 from utils.pretrained import get_weights
-from utils.schema import Losses, Phase
 
 
-class Objective:
-    """Builds the networks of the losses that some phase uses, and none besides."""
+@dataclass
+class LossSettings:
+    """`losses`: networks and weights of the losses on pixels. The tokenizer's own are in model.vq_model."""
 
-    def __init__(self, config: Losses, schedule: PhaseSchedule, tokenizer: AliTok, to: device):
-        self.config = config
-        self.tokenizer = tokenizer
-        self.prefix_ratio = prefix_loss_ratio(tokenizer.num_prefix_tokens, tokenizer.grid_size**2, config.prefix_weight)
+    perceptual_model: str = option(
+        "convnext_small", "classifier of the logit loss: of torchvision, of timm, or small_classifier"
+    )
+    perceptual_checkpoint: str | None = option(None, "its weights; null: torch's hub cache, else a download")
+    lpips_checkpoint: str | None = option(None, "VGG16 weights for LPIPS; null: torch's hub cache, else a download")
+    random_weights: bool = option(False, "untrained perceptual networks, only for tests")
+    discriminator_factor: float = option(0.1, "scales both adversarial losses", min=0)
+    discriminator_weight: float = option(0.05, "scales the tokenizer's adversarial loss once more", min=0)
+    discriminator_learning_rate: float = option(1e-4, "constant", min=0)
+
+
+class TokenizerLoss:
+    """Builds the networks of those losses that some phase uses."""
+
+    def __init__(self, settings: LossSettings, schedule: PhaseSchedule, to: device):
+        self.settings = settings
         self.logit_loss = self.lpips = None
-        if schedule.uses(perceptual=True):
-            classifier = load_classifier(config.perceptual_model, config.perceptual_checkpoint, config.random_weights)
+        if schedule.uses_perceptual:
+            name, checkpoint = settings.perceptual_model, settings.perceptual_checkpoint
+            classifier = load_classifier(name, checkpoint, settings.random_weights)
             self.logit_loss = LogitLoss(classifier).to(to)
-        if schedule.uses(lpips=True):
+        if schedule.uses_lpips:
             weights = None
-            if not config.random_weights:
-                weights = get_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.lpips_checkpoint)
+            if not settings.random_weights:
+                weights = get_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", settings.lpips_checkpoint)
             self.lpips = LPIPS(weights).to(to)
 
     def __call__(
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of the reconstructions of images (B, 3, H, W), and its parts by name, before weights."""
-        reconstruction = output.reconstruction
-        parts = {"reconstruction": F.mse_loss(reconstruction, images)}
-        total = parts["reconstruction"]
+    ) -> dict[str, Tensor]:
+        """ "loss", the weighted sum, and its terms by name, before their weights. images: (B, 3, H, W)."""
+        terms = output.losses | self._on_pixels(images, output.reconstruction, phase, discriminator)
+        total = sum(term.weight * term.value for term in terms.values())
+        return {"loss": total, **{name: term.value for name, term in terms.items()}}
 
-        def add(name: str, value: Tensor, weight: float) -> None:
-            nonlocal total
-            parts[name] = value
-            total = total + weight * value
-
-        if output.prefix_image is not None:
-            target = self.tokenizer.prefix_target(images)
-            add("prefix", F.mse_loss(output.prefix_image, target), self.prefix_ratio)
-        if output.quantizer_loss.requires_grad:  # not where encoder and codebook are frozen
-            add("quantizer", output.quantizer_loss, self.config.quantizer_weight)
+    def _on_pixels(
+        self, images: Tensor, reconstruction: Tensor | None, phase: Phase, discriminator: nn.Module | None
+    ) -> dict[str, LossTerm]:
+        terms: dict[str, LossTerm] = {}
+        if reconstruction is None and (phase.perceptual_weight or phase.lpips_weight or phase.gan):
+            raise UserError(f"phase '{phase.name}' asks for losses on pixels, but this tokenizer's training makes none")
         if phase.perceptual_weight:
-            add("perceptual", self.logit_loss(images, reconstruction), phase.perceptual_weight)
+            terms["perceptual"] = LossTerm(self.logit_loss(images, reconstruction), phase.perceptual_weight)
         if phase.lpips_weight:
-            add("lpips", self.lpips(images, reconstruction).mean(), phase.lpips_weight)
+            terms["lpips"] = LossTerm(self.lpips(images, reconstruction).mean(), phase.lpips_weight)
         if phase.gan:
-            weight = self.config.discriminator_factor * self.config.discriminator_weight
-            add("adversarial", hinge_generator_loss(discriminator(reconstruction)), weight)
-        return total, {"loss": total, **parts}
+            weight = self.settings.discriminator_factor * self.settings.discriminator_weight
+            terms["adversarial"] = LossTerm(hinge_generator_loss(discriminator(reconstruction)), weight)
+        return terms

@@ -1,4 +1,4 @@
-"""Losses of tokenizer training. Images are (B, 3, H, W) in [0, 1] throughout."""
+"""Losses on pixels. Images are (B, 3, H, W) in [0, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,6 @@ from modeling.frozen.imagenet_classifiers import ImageClassifier
 from modeling.layers.precision import at_least_float32
 
 
-def prefix_loss_ratio(num_prefix_tokens: int, num_image_tokens: int, prefix_weight: float) -> float:
-    """Weight of the prefix image's error: `prefix_weight` x A / N, its share of all patches."""
-    return prefix_weight * num_prefix_tokens / num_image_tokens
-
-
 class LogitLoss(nn.Module):
     """MSE between the logits of an ImageNet classifier on both images."""
 
@@ -20,7 +15,7 @@ class LogitLoss(nn.Module):
         super().__init__()
         self.classifier = classifier.network.eval().requires_grad_(False)
         self.size = [classifier.input_size] * 2
-        # Constants on the device: torchvision's normalize would copy them there, and wait, at each call.
+        # Buffers, because torchvision's normalize would copy the constants to the device, and wait, at each call.
         for name in ("mean", "std"):
             value = torch.tensor(getattr(classifier, name))[:, None, None]
             self.register_buffer(name, value, persistent=False)

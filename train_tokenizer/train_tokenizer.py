@@ -9,10 +9,10 @@ from pathlib import Path
 # The folder of this script has this script's name: the repository must come in its place.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from train_tokenizer.config import TokenizerConfig  # noqa: E402
 from train_tokenizer.trainer import TokenizerTrainer  # noqa: E402
 from utils.config import load_config  # noqa: E402
 from utils.errors import entry_point  # noqa: E402
-from utils.schema import TokenizerConfig  # noqa: E402
 
 
 @entry_point

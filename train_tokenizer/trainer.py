@@ -1,6 +1,7 @@
-"""Training one stage of the tokenizer."""
+"""Train one stage of a tokenizer."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,118 +11,145 @@ from tqdm import tqdm
 from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
 from dataset.image_folder import list_images, to_float
+from dataset.loader import describe_batches, micro_batch_loader
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
 from evaluation.inception import InceptionExtractor, inception_weights
 from modeling.build import build_tokenizer
 from modeling.frozen.lpips import LPIPS, VGG16
+from modeling.interfaces import TrainableTokenizer
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
-from train_tokenizer.loss import Objective
+from train_tokenizer.loss import TokenizerLoss
 from train_tokenizer.losses import hinge_discriminator_loss
-from train_tokenizer.phases import PhaseSchedule
-from training.distributed import require_agreement, synchronized
-from training.logging import Tracker
-from training.loop import TrainingLoop
+from train_tokenizer.phases import Phase, PhaseSchedule
+from training.average import make_average
+from training.checkpoint import Checkpointer
+from training.distributed import accumulate, build_accelerator, require_agreement, seed_step
+from training.guard import StepGuard
+from training.logging import Logger
+from training.loop import check_agreement, images_per_step, train
+from training.optimizer import make_adamw, set_learning_rate
+from training.state import TrainState
 from utils.errors import UserError
 from utils.pretrained import find_weights
-from utils.schema import Phase, TokenizerConfig
-from utils.weights import load_encoder_weights, tokenizer_export
+from utils.weights import read_state_dict
+
+CURVES = (
+    ("loss", "reconstruction"),
+    ("perceptual", "lpips"),
+    ("prefix", "quantizer"),
+    ("adversarial", "discriminator"),
+    ("val_psnr",),
+    ("val_ssim",),
+    ("val_lpips",),
+    ("val_rfid",),
+    ("val_codebook_usage", "codebook_usage"),
+    ("grad_norm",),
+    ("lr",),
+    ("images_per_second",),
+)
 
 
-class TokenizerTrainer(TrainingLoop):
-    """Models, optimizers and losses of one stage."""
-
-    curves = (
-        ("loss", "reconstruction"),
-        ("perceptual", "lpips"),
-        ("prefix", "quantizer"),
-        ("adversarial", "discriminator"),
-        ("val_psnr",),
-        ("val_ssim",),
-        ("val_lpips",),
-        ("val_rfid",),
-        ("val_codebook_usage", "codebook_usage"),
-        ("grad_norm",),
-        ("lr",),
-        ("images_per_second",),
-    )
+class TokenizerTrainer:
+    """Everything of one stage; `run` trains to the last step of its last phase."""
 
     def __init__(self, config: TokenizerConfig):
-        super().__init__(config)
+        self.config, training, params = config, config.training, config.dataset.params
         self.schedule = PhaseSchedule(config.phases, config.lr_scheduler.params.warmup_steps)
         self.total_steps = self.schedule.total_steps
-        params = config.dataset.params
-        self.val_images = list_images(params.data_path, params.val_split)
-        self.train_images = list_images(params.data_path, params.train_split)
-        self._build_models()
-        self.dataset = TrainingImages(self.train_images, self.tokenizer.image_size, params.random_flip)
-        self.bad_files = BadFiles(self.train_images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
-        with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
-            self._build_losses()
-            self._build_evaluation()
-        if not self.resume():
-            self._start_fresh()
-        self.check_agreement()
-        self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, self.optimizer)
-        if self.discriminator is not None:
-            self.discriminator_ddp, self.discriminator_optimizer = self.accelerator.prepare(
-                self.discriminator, self.discriminator_optimizer
-            )
-
-    # -- building -----------------------------------------------------------------------------
-
-    def _build_models(self) -> None:
-        config = self.config
+        self.accelerator = build_accelerator(training)
         device = self.accelerator.device
-        self.tokenizer = build_tokenizer(config.model.vq_model).to(device)
-        self.models["model"] = self.tokenizer
-        self.average_weights(self.tokenizer)
-        if config.training.freeze_encoder:
-            self.tokenizer.freeze_encoder()
-        for part in (self.tokenizer.encoder, self.tokenizer.decoder):
-            part.activation_checkpointing = config.training.activation_checkpointing
-            if config.training.compile:
-                part.compile()  # in place, so that the names of the weights stay
-        optimizer = config.optimizer.params
-        if config.optimizer.name != "adamw":
-            raise UserError(f"optimizer.name is '{config.optimizer.name}'; only adamw is there")
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.tokenizer.parameters() if p.requires_grad],
-            lr=self.schedule.learning_rate(0),
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
-        self.optimizers["optimizer"] = (self.tokenizer, self.optimizer)
+
+        # Data.
+        val_images = list_images(params.data_path, params.val_split)
+        train_images = list_images(params.data_path, params.train_split)
+
+        # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
+        self.tokenizer: TrainableTokenizer = build_tokenizer(config.model.vq_model).to(device)
+        self.state = TrainState({"model": self.tokenizer})
+        self.ema = make_average(self.tokenizer, training)
+        if self.ema is not None:
+            self.state.models["ema"] = self.ema.module
+        if training.freeze_encoder:
+            _freeze(self.tokenizer)
+        for trunk in self.tokenizer.trunks:
+            trunk.activation_checkpointing = training.activation_checkpointing
+            if training.compile:
+                trunk.compile()  # in place: the names of the weights stay
+        learned = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        optimizer = make_adamw(learned, config.optimizer.params, self.schedule.learning_rate(0))
+        self.state.optimizers["optimizer"] = (self.tokenizer, optimizer)
         self.discriminator = self.discriminator_ddp = self.discriminator_optimizer = None
-        if self.schedule.uses(gan=True):
+        if self.schedule.uses_gan:
             self.discriminator = Discriminator().to(device)
             self.discriminator_optimizer = torch.optim.AdamW(
                 self.discriminator.parameters(), lr=config.losses.discriminator_learning_rate, fused=True
             )
-            self.models["discriminator"] = self.discriminator
-            self.optimizers["discriminator_optimizer"] = (self.discriminator, self.discriminator_optimizer)
+            self.state.models["discriminator"] = self.discriminator
+            self.state.optimizers["discriminator_optimizer"] = (self.discriminator, self.discriminator_optimizer)
 
-    def _build_losses(self) -> None:
-        if self.config.losses.random_weights:
+        self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator)
+        report = self.checkpointer.output_dir / "undecodable.txt"
+        self.bad_files = BadFiles(train_images, params.max_bad_fraction, report, self.state.undecodable)
+        self.dataset = TrainingImages(train_images, self.tokenizer.image_size, params.random_flip)
+
+        # Frozen networks of losses and validation.
+        if config.losses.random_weights:
             self.accelerator.print(
-                "warning: losses.random_weights is set: perceptual losses with untrained networks, for tests only"
+                "warning: losses.random_weights is set: perceptual losses with untrained networks, only for tests"
             )
-        self.objective = Objective(self.config.losses, self.schedule, self.tokenizer, self.accelerator.device)
+        with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
+            self.loss = TokenizerLoss(config.losses, self.schedule, device)
+            self.evaluation = self._build_evaluation(val_images)
 
-    def _build_evaluation(self) -> None:
-        """LPIPS and rFID take part where their weights are at hand; nothing is downloaded for them."""
+        # Resume, and check that the ranks agree before they do anything together.
+        if not self.checkpointer.resume():
+            self._start_from_earlier_stage()
+        self._check_agreement()
+
+        # What the ranks share.
+        self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
+        if self.discriminator is not None:
+            self.discriminator_ddp, self.discriminator_optimizer = self.accelerator.prepare(
+                self.discriminator, self.discriminator_optimizer
+            )
+        self.guard = StepGuard(self.accelerator, training)
+        self.images_per_step = images_per_step(training, self.accelerator.num_processes)
+
+    def run(self) -> None:
+        """Train to the last step, then export the weights."""
+        train(
+            config=self.config,
+            accelerator=self.accelerator,
+            checkpointer=self.checkpointer,
+            guard=self.guard,
+            total_steps=self.total_steps,
+            batches=self.batches(),
+            train_step=self.train_step,
+            validate=self.validate,
+            export=self.export,
+            curves=CURVES,
+            on_start=self._announce_phase,
+            after_step=self._announce_phase_if_new,
+            finish_log=self._finish_log,
+            is_milestone=lambda step: step in self.schedule.ends() or self.checkpointer.is_milestone(step),
+        )
+        self.checkpointer.release()
+
+    def _build_evaluation(self, val_images: Any) -> TokenizerEvaluation:
+        """LPIPS and rFID are enabled only if their weights are found locally; nothing is downloaded for them."""
         config, device = self.config, self.accelerator.device
-        lpips = self.objective.lpips
+        lpips = self.loss.lpips
         vgg = find_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.losses.lpips_checkpoint)
         if lpips is None and vgg:
             lpips = LPIPS(vgg).to(device)
         weights = inception_weights(config.validation.inception_checkpoint, download=False)
         inception = InceptionExtractor(weights, device) if weights else None
-        absent = [name for name, network in (("LPIPS", lpips), ("rFID", inception)) if network is None]
-        if absent:
-            self.accelerator.print(f"validation without {' and '.join(absent)}: no weights at hand (docs/training.md)")
-        self.evaluation = TokenizerEvaluation(
-            self.val_images,
+        missing = [name for name, network in (("LPIPS", lpips), ("rFID", inception)) if network is None]
+        if missing:
+            self.accelerator.print(f"validation without {' and '.join(missing)}: no weights found (docs/training.md)")
+        return TokenizerEvaluation(
+            val_images,
             self.tokenizer.image_size,
             batch_size=config.training.per_gpu_batch_size,
             num_workers=config.dataset.params.num_workers_per_gpu,
@@ -131,34 +159,94 @@ class TokenizerTrainer(TrainingLoop):
             autocast=self.accelerator.autocast,
         )
 
-    # -- state --------------------------------------------------------------------------------
-
-    def common_facts(self) -> dict[str, str]:
-        metrics = {"LPIPS": self.evaluation.lpips, "rFID": self.evaluation.inception}
-        return {"the weights at hand for validation": ", ".join(k for k, v in metrics.items() if v is not None)}
-
-    def is_milestone(self, step: int) -> bool:
-        return step in self.schedule.ends() or super().is_milestone(step)
-
-    def _start_fresh(self) -> None:
-        experiment = self.config.experiment
-        if experiment.init_from:
-            load_encoder_weights(self.tokenizer, experiment.init_from)
-            if self.ema is not None:  # made before: it starts from what the model starts from
+    def _start_from_earlier_stage(self) -> None:
+        source = self.config.experiment.init_from
+        if source:
+            self.tokenizer.load_earlier_stage(read_state_dict(source), source)
+            if self.ema is not None:  # made before loading
                 self.ema.module.load_state_dict(self.tokenizer.state_dict())
         elif self.config.training.freeze_encoder:
-            raise UserError("training.freeze_encoder needs experiment.init_from, a stage-1 tokenizer's weights")
+            raise UserError("training.freeze_encoder needs experiment.init_from, the weights of an earlier stage")
 
-    # -- one step -----------------------------------------------------------------------------
+    def _check_agreement(self) -> None:
+        networks = {"LPIPS": self.evaluation.lpips, "rFID": self.evaluation.inception}
+        facts = {
+            "the starting step": str(self.state.step),
+            "the data": self.dataset.fingerprint(),
+            "the weights found for validation": ", ".join(k for k, v in networks.items() if v is not None),
+        }
+        check_agreement(self.accelerator, self.config, facts)
+
+    # -- one step -----------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[list[ImageBatch]]:
+        """The micro-batches of each step from the current one on, on the device."""
+        loader = micro_batch_loader(
+            self.dataset,
+            self.accelerator,
+            self.config.training,
+            self.config.dataset.params.num_workers_per_gpu,
+            seen=self.state.samples_seen,
+            num_steps=self.total_steps - self.state.step,
+        )
+        loader = iter(loader)
+        for _ in range(self.total_steps - self.state.step):
+            yield [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
 
     def to_device(self, batch: ImageBatch) -> ImageBatch:
         self.bad_files.add(batch.failures)
         return batch._replace(images=to_float(batch.images.to(self.accelerator.device, non_blocking=True)))
 
-    def generator_loss(self, images: Tensor, phase: Phase) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of the tokenizer on images (B, 3, H, W), and its parts by name."""
+    def train_step(self, batches: list[ImageBatch]) -> dict[str, Any]:
+        """One optimizer step on this rank's micro-batches; returns the values to log."""
+        seed_step(self.config.training.seed, self.state.step, self.accelerator.process_index)
+        phase, done = self.schedule.at(self.state.step)
+        rate = self.schedule.learning_rate(self.state.step)
+        set_learning_rate(self.optimizer, rate)
+        self.tokenizer.train()
+        self.tokenizer.begin_step(phase)
+        # While the GAN is on, tokenizer and discriminator take turns, each on a new batch.
+        if phase.gan and done % 2 == 1:
+            logged = self._discriminator_step(batches)
+        else:
+            logged = self._tokenizer_step(batches, phase)
+        self.state.advance(self.images_per_step)
+        return {"lr": rate, **logged}
+
+    def _tokenizer_step(self, batches: list[ImageBatch], phase: Phase) -> dict[str, Any]:
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+        means = accumulate(self.accelerator, self.model, batches, lambda b: self.tokenizer_loss(b.images, phase))
+        norm = self._update(self.model, self.optimizer, means["loss"], batches, self.tokenizer.before_update)
+        if self.ema is not None:
+            self.ema.update(self.tokenizer)
+        return {**means, "grad_norm": norm, **self.tokenizer.log_values()}
+
+    def _discriminator_step(self, batches: list[ImageBatch]) -> dict[str, Any]:
+        self.discriminator.requires_grad_(True)
+        model, optimizer = self.discriminator_ddp, self.discriminator_optimizer
+        means = accumulate(self.accelerator, model, batches, lambda b: {"loss": self.discriminator_loss(b.images)})
+        norm = self._update(model, optimizer, means["loss"], batches)
+        return {"discriminator": means["loss"], "discriminator_grad_norm": norm}
+
+    def _update(
+        self, model: Any, optimizer: Any, loss: Tensor, batches: list[ImageBatch], before=lambda: None
+    ) -> float:
+        norm, updated = self.guard.update(
+            model,
+            optimizer,
+            loss,
+            step=self.state.step,
+            describe=lambda: describe_batches(self.dataset, batches),
+            before_update=before,
+        )
+        self.state.skipped_steps += not updated
+        return norm
+
+    def tokenizer_loss(self, images: Tensor, phase: Phase) -> dict[str, Tensor]:
+        """ "loss" of the tokenizer on images (B, 3, H, W), and its terms by name."""
         with self.accelerator.autocast():
-            return self.objective(images, self.model(images), phase, self.discriminator)
+            return self.loss(images, self.model(images), phase, self.discriminator)
 
     def discriminator_loss(self, images: Tensor) -> Tensor:
         """Hinge loss of the discriminator on images and their reconstructions."""
@@ -172,91 +260,67 @@ class TokenizerTrainer(TrainingLoop):
             loss = hinge_discriminator_loss(real_logits, fake_logits)
         return self.config.losses.discriminator_factor * loss
 
-    def optimize(self, batches: list[ImageBatch]) -> dict[str, Any]:
-        phase, done = self.schedule.at(self.step)
-        self.tokenizer.train()
-        self.tokenizer.quantize.clustering = phase.clustering and not self.config.training.freeze_encoder
-        # While the GAN is on, generator and discriminator take turns, each on a new batch.
-        train_discriminator = phase.gan and done % 2 == 1
-        model = self.discriminator_ddp if train_discriminator else self.model
-        optimizer = self.discriminator_optimizer if train_discriminator else self.optimizer
-        rate = self.schedule.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(train_discriminator)
-        quantize = self.tokenizer.quantize
-        quantize.discard_collected()
-        sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            with synchronized(self.accelerator, model, i == len(batches) - 1):
-                if train_discriminator:
-                    loss = self.discriminator_loss(batch.images)
-                    parts = {"discriminator": loss}
-                else:
-                    loss, parts = self.generator_loss(batch.images, phase)
-                self.accelerator.backward(loss / len(batches))
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0) + part.detach() / len(batches)
-        norm = self.guard.step(
-            model,
-            optimizer,
-            sums["discriminator" if train_discriminator else "loss"],
-            step=self.step,
-            describe=lambda: self.describe(batches),
-            before_update=quantize.update_codebook,
-        )
-        if self.ema is not None and not train_discriminator:
-            self.ema.update(self.tokenizer)
-        logged = {"lr": rate, **sums, ("discriminator_grad_norm" if train_discriminator else "grad_norm"): norm}
-        if quantize.clustering and not train_discriminator:
-            logged["codebook_usage"] = quantize.recent_usage()
-        return logged
+    def _finish_log(self, means: dict[str, float]) -> dict[str, float]:
+        return means | {"undecodable_files": self.bad_files.sync_across_ranks(self.accelerator)}
 
-    # -- validation and export ----------------------------------------------------------------
+    # -- validation and export ----------------------------------------------------------------------
 
-    def begin(self, tracker: Tracker) -> None:
-        self._announce(tracker)
+    def _announce_phase_if_new(self, logger: Logger) -> None:
+        if self.state.step in self.schedule.ends() and self.state.step < self.total_steps:
+            self._announce_phase(logger)
 
-    def extras(self, tracker: Tracker) -> None:
-        if self.step in self.schedule.ends() and self.step < self.total_steps:
-            self._announce(tracker)
-
-    def _announce(self, tracker: Tracker) -> None:
-        """Log which phase the next step belongs to."""
-        phase, done = self.schedule.at(self.step)
+    def _announce_phase(self, logger: Logger) -> None:
+        """Log the phase of the next step."""
+        phase, done = self.schedule.at(self.state.step)
         number = self.schedule.phases.index(phase) + 1
         if self.accelerator.is_main_process:
             tqdm.write(
-                f"step {self.step}: phase {number} of {len(self.schedule.phases)}, '{phase.name}', step {done} of"
+                f"step {self.state.step}: phase {number} of {len(self.schedule.phases)}, '{phase.name}', step {done} of"
                 f" {phase.steps}: perceptual {phase.perceptual_weight:g}, LPIPS {phase.lpips_weight:g},"
                 f" GAN {'on' if phase.gan else 'off'}, clustering {'on' if phase.clustering else 'off'}",
                 file=sys.stderr,
             )
-        tracker.log(self.step, {"phase": number})
+        logger.log(self.state.step, {"phase": number})
 
-    def evaluate(self, tracker: Tracker) -> dict[str, float]:
-        tokenizer = self.inference_model
-        require_agreement(
-            self.accelerator,
-            {"the codebook": str(self.tokenizer.quantize.embedding.weight.detach().double().sum().item())},
-            "Resume from the last checkpoint; if it comes again, one of the machines computes wrongly",
-        )
-        tokenizer.eval()
+    def validate(self, logger: Logger) -> dict[str, float]:
+        """PSNR, SSIM, codebook usage, and LPIPS and rFID if their weights are there; a grid of reconstructions."""
+        self._check_replicated_state()
+        tokenizer = self.state.inference_model.eval()
         metrics = {f"val_{name}": value for name, value in self.evaluation.metrics(tokenizer).items()}
         if self.accelerator.is_main_process:
-            tracker.log(self.step, metrics)
-            tracker.image(self.step, "reconstructions", self.evaluation.preview(tokenizer))
-            least = self.config.validation.min_codebook_usage
-            if metrics["val_codebook_usage"] < least:
-                tqdm.write(
-                    f"warning: step {self.step}: only {metrics['val_codebook_usage']:.1%} of the codebook is used on"
-                    f" the validation images (validation.min_codebook_usage is {least:.0%}): it may have collapsed. Is"
-                    " clustering on in this phase, and the learning rate not too high?",
-                    file=sys.stderr,
-                )
+            logger.log(self.state.step, metrics)
+            logger.image(self.state.step, "reconstructions", self.evaluation.preview(tokenizer))
+            self._warn_about_usage(metrics["val_codebook_usage"])
         return metrics
 
+    def _check_replicated_state(self) -> None:
+        replicated = self.tokenizer.replicated_state()
+        if replicated is not None:
+            require_agreement(
+                self.accelerator,
+                {"the codebook": str(replicated.detach().double().sum().item())},
+                "Resume from the last checkpoint; if this happens again, one of the machines computes wrongly",
+            )
+
+    def _warn_about_usage(self, usage: float) -> None:
+        least = self.config.validation.min_codebook_usage
+        if usage < least:
+            tqdm.write(
+                f"warning: step {self.state.step}: the validation images use only {usage:.1%} of the codebook"
+                f" (validation.min_codebook_usage is {least:.0%}): it may have collapsed. Is clustering on in this"
+                " phase, and the learning rate not too high?",
+                file=sys.stderr,
+            )
+
     def export(self) -> None:
+        """Write the weights without what only training needs."""
         if self.accelerator.is_main_process:
-            self.write_result(tokenizer_export(self.inference_model.state_dict()))
+            state, left_out = self.state.inference_model.state_dict(), self.tokenizer.optional_keys
+            self.checkpointer.export({name: value for name, value in state.items() if name not in left_out})
+
+
+def _freeze(tokenizer: TrainableTokenizer) -> None:
+    """Everything that decides the codes stops learning."""
+    for name, parameter in tokenizer.named_parameters():
+        if name.startswith(tokenizer.code_keys):
+            parameter.requires_grad_(False)

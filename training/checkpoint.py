@@ -1,123 +1,176 @@
-"""Training checkpoints: written whole or not at all, found again after a crash.
+"""Save a training's state, and resume from it."""
 
-OUTPUT/checkpoints/step_00001000/model.safetensors       weights (of the model being trained)
-                                 ema.safetensors         moving average, if there is one
-                                 training_state.pt       everything else a resumed run needs
-                                 milestone               empty; where there is one, the checkpoint is kept
-"""
-
-import os
-import re
-import shutil
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
+from accelerate import Accelerator
+from omegaconf import MISSING
+from safetensors import SafetensorError
 from torch import Tensor
+from tqdm import tqdm
 
-from utils.atomic import flush_to_disk
+from training.checkpoint_files import (
+    checkpoint_step,
+    find_resume,
+    has_weights,
+    list_checkpoints,
+    load_checkpoint_weights,
+    load_training_state,
+    save_checkpoint,
+)
+from training.fsdp import full_state, load_optimizer_state, optimizer_state
+from training.state import TrainState
+from utils.config import option
 from utils.errors import UserError, first_line
-from utils.weights import read_state_dict
+from utils.folder_lock import exclusive_lock
+from utils.weights import export_weights, load_strict
 
-STATE_FILE = "training_state.pt"
-MILESTONE_FILE = "milestone"
-
-
-def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
-    return Path(output_dir) / "checkpoints" / f"step_{step:08d}"
+LOCK_TIMEOUT = 120  # seconds; after a machine dies, a network file system holds its locks for about 90
 
 
-def checkpoint_step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
+@dataclass
+class CheckpointSettings:
+    """Part of `experiment`."""
+
+    output_dir: str = option(MISSING, "folder for checkpoints, logs and final weights")
+    resume: Any = option("auto", "auto: from the newest checkpoint in output_dir | path of a checkpoint | false")
+    save_every: int = option(5000, "steps between checkpoints", min=1)
+    keep_checkpoints: int = option(2, "older ones are removed, except milestones", min=1)
+    milestone_every: int = option(0, "steps between checkpoints that are never removed; 0: none", min=0)
 
 
-def save_checkpoint(
-    output_dir: str | Path,
-    step: int,
-    weights: dict[str, dict[str, Tensor]],
-    state: dict[str, Any],
-    *,
-    keep: int,
-    milestone: bool = False,
-) -> Path:
-    """Write the checkpoint of `step`, then remove all but the `keep` newest and those written as milestones.
+class Checkpointer:
+    """Writes and reads the checkpoints of one training; holds the lock of its output folder."""
 
-    weights: file stem -> state dict; state: tensors, numbers, strings and containers of them.
-    A kill at any instant leaves the previous checkpoint, or this one, complete. A checkpoint of
-    this step that is there already is what the run was resumed from, and stays.
-    Raises OSError or SafetensorError if the disk takes no more; what was there before stays.
-    """
-    folder = checkpoint_folder(output_dir, step)
-    if folder in list_checkpoints(output_dir):
-        return folder
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # incomplete, made by another program
-    part.mkdir(parents=True)
-    try:
-        for name, tensors in weights.items():
-            plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            safetensors.torch.save_file(plain, part / f"{name}.safetensors")
-        with (part / STATE_FILE).open("wb") as file:
-            torch.save({**state, "step": step}, file)
-        if milestone:
-            (part / MILESTONE_FILE).touch()
-        for path in (*part.iterdir(), part):
-            flush_to_disk(path)
-        os.replace(part, folder)
-        flush_to_disk(folder.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way
-        raise
-    for old in list_checkpoints(output_dir)[:-keep]:
-        if not (old / MILESTONE_FILE).exists():
-            _remove(old)
-    return folder
+    def __init__(
+        self, state: TrainState, settings: CheckpointSettings, accelerator: Accelerator, sharded: bool = False
+    ):
+        """sharded: whether each rank holds only a part of the weights."""
+        self.state = state
+        self.settings = settings
+        self.accelerator = accelerator
+        self.sharded = sharded
+        self.output_dir = Path(settings.output_dir)
+        self._lock = ExitStack()
+        self._saved: dict[str, Any] = {}  # what the checkpoint said, until the optimizers are loaded
 
+    # -- resume -----------------------------------------------------------------------------------
 
-def _remove(folder: Path) -> None:
-    """Under another name first, so that a kill leaves no half of a checkpoint with a checkpoint's name."""
-    part = folder.with_name(folder.name + ".part")
-    os.replace(folder, part)
-    shutil.rmtree(part, ignore_errors=True)
+    def resume(self) -> bool:
+        """Load the checkpoint that `experiment.resume` names. Returns False if there is none."""
+        if not self.resume_models():
+            return False
+        self.resume_optimizers()
+        return True
 
+    def resume_models(self) -> bool:
+        """Lock the output folder, then load weights and counters of the checkpoint to resume from, if there is one.
 
-def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    found = (Path(output_dir) / "checkpoints").glob("step_*")
-    return sorted(p for p in found if re.fullmatch(r"step_\d{8}", p.name) and (p / STATE_FILE).is_file())
+        Models that the checkpoint lacks keep their initial weights: a configuration may add the GAN or the
+        moving average later. Raises UserError if the codes were made by another tokenizer before.
+        """
+        if self.accelerator.is_main_process:  # before reading: another run may be writing
+            self._lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
+        self.accelerator.wait_for_everyone()
+        folder = find_resume(self.settings.resume, self.output_dir)
+        if folder is None:
+            return False
+        self._saved = load_training_state(folder)
+        for name, model in self.state.models.items():
+            if name == "model" or has_weights(folder, name):
+                load_strict(model, load_checkpoint_weights(folder, name), folder)
+                continue
+            self.accelerator.print(f"{folder} has no '{name}': it starts fresh")
+            if name == "ema":
+                model.load_state_dict(self.state.models["model"].state_dict())
+        self.state.load_counters(self._saved)
+        self._compare_data()
+        self.accelerator.print(f"resumed from {folder}")
+        return True
 
+    def _compare_data(self) -> None:
+        then, now = (facts.get("tokenizer_sha256") for facts in (self._saved, self.state.data))
+        if then and now and then != now:
+            raise UserError(
+                "experiment.resume: the checkpoint was trained on codes of another tokenizer than this token cache"
+                f" holds (SHA-256 {then[:12]} and {now[:12]})"
+            )
+        then, now = (facts.get("num_images") for facts in (self._saved, self.state.data))
+        if None not in (then, now) and then != now:
+            self.accelerator.print(f"warning: {then} training images before, {now} now")
 
-def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
-    """The checkpoint that `experiment.resume` names: auto | PATH | false.
+    def resume_optimizers(self) -> None:
+        """Load the optimizers' states; after `resume_models`, and after sharding if there is any."""
+        for name, (model, optimizer) in self.state.optimizers.items():
+            if name in self._saved:
+                try:
+                    load_optimizer_state(model, optimizer, self._saved[name])
+                except (ValueError, KeyError) as error:
+                    raise UserError(f"experiment.resume: {name} does not fit the model ({error})") from error
+        if self.accelerator.scaler is not None and "scaler" in self._saved:
+            self.accelerator.scaler.load_state_dict(self._saved["scaler"])
+        self._saved = {}
 
-    `auto` is the newest one in `output_dir`, or None for a fresh start.
-    """
-    if resume in (None, False, "false", "no", ""):
-        return None
-    if resume in (True, "auto", "true"):
-        found = list_checkpoints(output_dir)
-        return found[-1] if found else None
-    path = Path(str(resume))
-    if not (path / STATE_FILE).is_file():
-        raise UserError(f"experiment.resume: {path} is no checkpoint folder (it has no {STATE_FILE})")
-    return path
+    def require_newest(self) -> None:
+        """Raise UserError if the output folder has a checkpoint of a later step, which this run would mix with."""
+        later = [p.name for p in list_checkpoints(self.output_dir) if checkpoint_step(p) > self.state.step]
+        if later:
+            raise UserError(
+                f"{self.output_dir} holds a checkpoint of a later step ({later[-1]}): set experiment.resume=auto to"
+                " resume from it, remove it, or choose another experiment.output_dir"
+            )
 
+    # -- save -------------------------------------------------------------------------------------
 
-def load_training_state(folder: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{folder / STATE_FILE} is damaged ({first_line(error)}); remove {folder}") from error
-    if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project")
-    return state
+    def is_milestone(self, step: int) -> bool:
+        every = self.settings.milestone_every
+        return every > 0 and step % every == 0
 
+    def save(self, *, milestone: bool = False, required: bool = False) -> bool:
+        """Write the checkpoint of the current step; every rank calls this. Returns whether it was written.
 
-def has_weights(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.safetensors").is_file()
+        A full disk is only a warning unless the checkpoint is `required`: a later one may succeed, while
+        stopping would lose the work since the last one for certain.
+        """
+        failure, main = None, self.accelerator.is_main_process
+        if main or self.sharded:  # sharded: every rank takes part in the gathers
+            saved = {name: optimizer_state(*pair, keep=main) for name, pair in self.state.optimizers.items()}
+            weights = {name: full_state(model, keep=main) for name, model in self.state.models.items()}
+        if main:
+            if self.accelerator.scaler is not None:
+                saved["scaler"] = self.accelerator.scaler.state_dict()
+            saved |= self.state.counters()
+            keep = self.settings.keep_checkpoints
+            try:
+                save_checkpoint(self.output_dir, self.state.step, weights, saved, keep=keep, milestone=milestone)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                failure = first_line(error)
+        self.accelerator.wait_for_everyone()
+        if failure:
+            self._report_failure(failure, required)
+        return not failure
 
+    def _report_failure(self, failure: str, required: bool) -> None:
+        kept = list_checkpoints(self.output_dir)
+        newest = f"the newest one is of step {checkpoint_step(kept[-1])}" if kept else "there is none yet"
+        message = f"the checkpoint of step {self.state.step} could not be written ({failure}); {newest}"
+        if required:
+            raise UserError(f"{message}. Free space in {self.output_dir} and run again with experiment.resume=auto")
+        tqdm.write(f"warning: {message}. Free space in {self.output_dir}", file=sys.stderr)
 
-def load_checkpoint_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    return read_state_dict(folder / f"{name}.safetensors")
+    def export(self, state: dict[str, Tensor]) -> None:
+        """Write the weights that users of the training load; on the main process."""
+        try:
+            export_weights(self.output_dir, state, self.state.step)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"the weights could not be written to {self.output_dir} ({first_line(error)}); the checkpoint is"
+                " complete: free space, and run again with experiment.resume=auto"
+            ) from error
+
+    def release(self) -> None:
+        """Release the lock of the output folder."""
+        self._lock.close()

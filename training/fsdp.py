@@ -1,7 +1,7 @@
-"""Models spread over ranks with FSDP2, and their states in full, as checkpoints hold them.
+"""Spread models over ranks with FSDP2, and gather their full states for checkpoints.
 
-A checkpoint is the same whether a run was sharded or not: full tensors, optimizer states by the names
-of their parameters. One may be resumed as the other, on any number of processes.
+A checkpoint is the same whether a run was sharded or not: full tensors, optimizer states by parameter
+name. A run may be resumed with or without sharding, on any number of processes.
 """
 
 from collections.abc import Iterable
@@ -11,45 +11,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(
-    model: nn.Module,
-    blocks: Iterable[nn.Module],
-    device_type: str,
-    methods: tuple[str, ...] = (),
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Give each rank its part of every parameter, gathered block by block when it is needed.
+def shard(model: nn.Module, blocks: Iterable[nn.Module], device_type: str, dtype: torch.dtype | None = None) -> None:
+    """Give each rank a part of every parameter; blocks are gathered one by one when they run.
 
-    The model may lie on the CPU: each block moves to the device when its turn comes.
-    methods: names of methods beside `forward` that use the parameters, of the model and its blocks.
-    dtype: what gathered weights are in, which go over the network and stay for the backward; gradients
-    are averaged in float32 whatever it is, and what lies between the blocks keeps its dtype.
+    The model may be on the CPU: each block moves to the device when its turn comes.
+    dtype: of gathered weights. Gradients are averaged in float32, and activations between blocks keep their dtype.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
-        for method in methods:
-            if hasattr(module, method):
-                register_fsdp_forward_method(module, method)
 
 
-def full(value: Any) -> Any:
-    """The whole of a tensor of which this rank has a part; every rank must call it. Others as they are."""
+def gather_full(value: Any) -> Any:
+    """All-gather a DTensor (collective); other values pass through."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def full_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """The state dict, whole, on the CPU; collective for sharded models. `keep` on the ranks that want it."""
+    """The full state dict on the CPU; collective for sharded models. keep: false on ranks that do not need it."""
     result = {}
     for name, value in model.state_dict().items():
-        whole = full(value)
+        full = gather_full(value)
         if keep:
-            result[name] = whole.detach().cpu()
+            result[name] = full.detach().cpu()
     return result
 
 
@@ -60,17 +49,18 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
-    """The optimizer's state by names of parameters, whole, on the CPU; collective for sharded models."""
-    for module in model.modules():  # after a forward alone some weights are whole, and not the optimizer's
+    """The optimizer's full state by parameter name, on the CPU; collective for sharded models."""
+    for module in model.modules():
+        # A forward without backward leaves blocks unsharded; reshard so that parameters match the optimizer's.
         if isinstance(module, FSDPModule):
             module.reshard()
     names, state = _parameter_names(model, optimizer), optimizer.state_dict()
     result: dict[str, Any] = {"state": {}, "param_groups": []}
     for number, values in state["state"].items():
-        whole = {key: full(value) for key, value in values.items()}
+        full = {key: gather_full(value) for key, value in values.items()}
         if keep:
             result["state"][names[number]] = {
-                key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in whole.items()
+                key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in full.items()
             }
     for group in state["param_groups"]:
         result["param_groups"].append({**group, "params": [names[number] for number in group["params"]]})
@@ -78,18 +68,18 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, keep: bo
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over what `optimizer_state` gave; every rank has the whole of it and keeps its part.
+    """Load what `optimizer_state` returned; every rank has all of it and keeps its part.
 
-    Learning rate, betas and weight decay stay the optimizer's own: they may be changed on the way.
-    Raises ValueError if it belongs to other parameters.
+    Learning rate, betas and weight decay stay the optimizer's own, so that a resumed run may change them.
+    Raises ValueError if the state belongs to other parameters.
     """
     names, parameters = _parameter_names(model, optimizer), dict(model.named_parameters())
     numbers = {name: number for number, name in enumerate(names)}
     listed = [name for group in state["param_groups"] for name in group["params"]]
     if listed != names:
-        raise ValueError("the optimizer's state is of other parameters")
+        raise ValueError("the optimizer's state belongs to other parameters")
 
-    def part(name: str, value: Any) -> Any:
+    def own_part(name: str, value: Any) -> Any:
         parameter = parameters[name]
         if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
             return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
@@ -98,7 +88,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     optimizer.load_state_dict(
         {
             "state": {
-                numbers[name]: {key: part(name, value) for key, value in values.items()}
+                numbers[name]: {key: own_part(name, value) for key, value in values.items()}
                 for name, values in state["state"].items()
             },
             "param_groups": optimizer.state_dict()["param_groups"],

@@ -1,7 +1,8 @@
-"""Where a training writes its numbers: always a JSONL file, and wandb or TensorBoard beside it."""
+"""Log numbers and images: always to a JSONL file, and to wandb or TensorBoard."""
 
 import json
 import secrets
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from utils.config import option
 from utils.errors import UserError, first_line
 from utils.images import save_png
 
@@ -16,17 +18,33 @@ LOG_FILE = "metrics.jsonl"
 WANDB_TIMEOUT = 30  # seconds
 
 
-class Tracker:
+@dataclass
+class LogSettings:
+    """Part of `experiment`."""
+
+    project: str = option("alitok", "wandb project")
+    name: str = option("alitok", "run name, and the title of plots")
+    log_every: int = option(100, "steps between log lines", min=1)
+
+
+@dataclass
+class WandbSettings:
+    """Part of `training`."""
+
+    enable_wandb: bool = option(True, "false: TensorBoard; metrics.jsonl is always written")
+
+
+class Logger:
     """Logs on the main process, and does nothing on the others.
 
-    OUTPUT/metrics.jsonl holds one line per call: {"step": n, name: value, ...}. A tracker that
-    cannot start or be reached costs a warning, never the training.
+    OUTPUT/metrics.jsonl holds one line per call: {"step": n, name: value, ...}. If wandb or TensorBoard
+    cannot start or cannot be reached, that costs a warning, never the training.
     """
 
     def __init__(
         self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool, first_step: int = 0
     ):
-        """first_step: beyond 0 the folder's numbers and its wandb run go on; at 0 older numbers are set aside."""
+        """first_step: > 0 resumes metrics.jsonl and the wandb run; 0 starts new ones and renames an old log."""
         self.enabled = enabled
         self._resumed = first_step > 0
         self._wandb = self._board = None
@@ -35,7 +53,7 @@ class Tracker:
         self.path = Path(output_dir) / LOG_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._resumed:
-            _set_aside(self.path)
+            _rename_old_log(self.path)
         try:
             if use_wandb:
                 import wandb
@@ -44,14 +62,14 @@ class Tracker:
             else:
                 from torch.utils.tensorboard import SummaryWriter
 
-                purge = first_step + 1 if self._resumed else 0  # from where on older numbers are hidden
+                purge = first_step + 1 if self._resumed else 0  # TensorBoard hides older numbers from here on
                 self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"), purge_step=purge)
         except Exception as error:
             name = "wandb" if use_wandb else "TensorBoard"
-            print(f"warning: {name} did not start ({error}); numbers go to {self.path} alone")
+            print(f"warning: {name} did not start ({error}); numbers only go to {self.path}")
 
     def _start_wandb(self, wandb: Any, config: dict[str, Any]) -> Any:
-        """A run of WANDB_MODE's kind; an offline one where the server or the login is missing."""
+        """A run as WANDB_MODE says; an offline one if the server or the login is missing."""
         experiment = config["experiment"]
         chosen = {"project": experiment["project"], "name": experiment["name"], "dir": str(self.path.parent)}
         chosen |= {"id": self._run_id(), "resume": "allow"}
@@ -76,21 +94,21 @@ class Tracker:
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:  # a full disk must not end a training
+        except OSError as error:  # a full disk must not end the training
             print(f"warning: {self.path} could not be written ({error})")
-        self._remote(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
+        self._send(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Write OUTPUT/previews/step_N.png, and log the image."""
         if not self.enabled:
             return
-        self._remote(lambda: save_png(image, self.path.parent / "previews" / f"step_{step:08d}.png"))
+        self._send(lambda: save_png(image, self.path.parent / "previews" / f"step_{step:08d}.png"))
         if self._wandb:
             from wandb import Image as WandbImage
 
-            self._remote(lambda: self._wandb.log({name: WandbImage(image)}, step=step))
+            self._send(lambda: self._wandb.log({name: WandbImage(image)}, step=step))
         elif self._board:
-            self._remote(lambda: self._board.add_image(name, np.asarray(image), step, dataformats="HWC"))
+            self._send(lambda: self._board.add_image(name, np.asarray(image), step, dataformats="HWC"))
 
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         if self._board:
@@ -98,20 +116,20 @@ class Tracker:
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
 
-    def _remote(self, send) -> None:
+    def _send(self, send) -> None:
         try:
             send()
         except Exception as error:
-            print(f"warning: tracking failed ({error}); numbers go on to {self.path}")
+            print(f"warning: tracking failed ({error}); numbers still go to {self.path}")
 
     def close(self) -> None:
         if self._wandb:
-            self._remote(self._wandb.finish)
+            self._send(self._wandb.finish)
         if self._board:
-            self._remote(self._board.close)
+            self._send(self._board.close)
 
 
-def _set_aside(path: Path) -> None:
+def _rename_old_log(path: Path) -> None:
     """Rename the log of an earlier training to metrics.1.jsonl, metrics.2.jsonl, ..."""
     if path.is_file():
         free = next(n for n in count(1) if not path.with_suffix(f".{n}.jsonl").exists())
@@ -119,10 +137,10 @@ def _set_aside(path: Path) -> None:
 
 
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl in the order of their steps.
+    """Rows of metrics.jsonl by step.
 
-    Steps that a killed run had logged and its resumed successor logged again are given once; a
-    line cut off by a kill is passed over.
+    A step that a killed run logged and the resumed run logged again appears once, as the latter logged
+    it. A line that a kill cut off is skipped.
     """
     rows: dict[tuple, dict[str, Any]] = {}
     path = Path(output_dir) / LOG_FILE
@@ -136,7 +154,7 @@ def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def last_logged(output_dir: str | Path, name: str) -> float:
-    """The last value of a name in metrics.jsonl. Raises UserError if there is none."""
+    """The last value of `name` in metrics.jsonl. Raises UserError if there is none."""
     values = [row[name] for row in read_log(output_dir) if name in row]
     if not values:
         raise UserError(f"{Path(output_dir) / LOG_FILE} holds no {name}; remove {output_dir} and train again")

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the number of optimizer steps done, so that no state is saved."""
+"""Learning rates as functions of the optimizer steps done, so that a checkpoint needs no scheduler state."""
 
 import math
 
@@ -14,7 +14,7 @@ def anneal(progress: float, start: float, end: float, shape: str) -> float:
 
 
 def warmup_cosine(step: int, *, base: float, end: float, warmup_steps: int, total_steps: int) -> float:
-    """The generator's schedule: base * n / warm-up, then a half cosine to `end`.
+    """The generators' schedule: base * n / warm-up, then a half cosine to `end`.
 
     `step` is the number of updates done; the first update has rate 0.
     """

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 
-class Meters:
-    """Collects values without waiting for the device, averages them when asked."""
+class StepStats:
+    """Collects values without waiting for the device, and averages them on request."""
 
     def __init__(self, latest: tuple[str, ...] = ()):
-        """latest: names of which the last value counts, and no average."""
+        """latest: metrics reported as the latest value, not averaged."""
         self._latest = latest
         self._reset()
 
@@ -26,13 +26,13 @@ class Meters:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent inside, on validation or on a checkpoint, does not count."""
+        """Leave the time inside this block, such as a validation, out of the rates."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def add(self, samples: int = 0, waited: float = 0.0, **values: Tensor | float) -> None:
-        """samples: how many images went by; waited: seconds spent on waiting for data."""
+        """samples: images of this step; waited: seconds spent waiting for data."""
         for name, value in values.items():
             if name in self._latest:
                 self._values[name] = []
@@ -41,10 +41,10 @@ class Meters:
         self._waited += waited
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means since the last call over all ranks, which must have added the same names.
+        """Means over all ranks since the last call; all ranks must have added the same names.
 
-        Values that are not finite, those of skipped steps, are left out.
-        Adds `images_per_second` and `data_wait`, the share of the time spent on waiting.
+        Non-finite values, those of skipped steps, are left out.
+        Adds `images_per_second` and `data_wait`, the fraction of time spent waiting for data.
         """
         elapsed = time.perf_counter() - self._since - self._paused
         names, sums = list(self._values), []

@@ -1,4 +1,4 @@
-"""How fast this device multiplies matrices at best, which is what utilisation is measured against."""
+"""The fastest matrix product of this device, which utilisation (MFU) is relative to."""
 
 import time
 from functools import cache
@@ -12,11 +12,11 @@ REPEATS = 3
 @cache
 @torch.no_grad()
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of some square matrix products, in floating-point operations per second; measured once a process."""
+    """Best rate of a few square matrix products in operations per second; measured once per process."""
     side = SIDES[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(REPEATS + 1):  # the first one warms up
+    for _ in range(REPEATS + 1):  # the first warms up
         synchronize(device)
         start = time.perf_counter()
         a @ b
@@ -26,6 +26,6 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device has been given to do."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop after the running step, agreed on by all ranks."""
+"""Stop a training after the running step on SIGTERM or SIGINT, agreed on by all ranks."""
 
 import atexit
 import multiprocessing
@@ -8,21 +8,21 @@ import torch
 from accelerate import Accelerator
 
 
-def end_data_workers() -> None:
-    """Python's own exit would send SIGTERM to workers that ignore it, and wait for them forever."""
+def _kill_data_workers() -> None:
+    """Python's own exit would send SIGTERM to workers, which ignore it, and wait for them forever."""
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
-class StopSignal:
-    """`with StopSignal(accelerator) as stop: ... if stop.requested(): save and leave`."""
+class StopRequest:
+    """`with StopRequest(accelerator) as stop: ... if stop.requested(): save and leave`."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.signal: int | None = None
 
-    def __enter__(self) -> "StopSignal":
-        atexit.register(end_data_workers)
+    def __enter__(self) -> "StopRequest":
+        atexit.register(_kill_data_workers)
         self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -32,16 +32,16 @@ class StopSignal:
 
     def _receive(self, number: int, _frame) -> None:
         if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C means now
+            raise KeyboardInterrupt  # a second Ctrl-C ends the process now
         self.signal = number
 
     def requested(self) -> bool:
-        """Whether any rank was asked to stop; every rank calls this at every step."""
+        """Whether any rank received a signal; every rank calls this at every step."""
         if self.accelerator.num_processes == 1:
             return self.signal is not None
         flag = torch.tensor([self.signal or 0], device=self.accelerator.device)
         agreed = int(self.accelerator.gather(flag).max())
-        # A signal that came meanwhile stays for the next time: this time the others know nothing of it.
+        # A signal that arrived after the gather is kept for the next call, when all ranks will see it.
         self.signal = agreed or self.signal
         return agreed > 0
 

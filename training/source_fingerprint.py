@@ -1,19 +1,18 @@
-"""Which code runs: a hash that ranks compare at start."""
+"""A hash of the project's source code, which ranks compare at start."""
 
 import hashlib
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("modeling", "sampling", "dataset", "training", "train_tokenizer", "train_generator", "evaluation", "utils")
 
 
 @cache
-def code_fingerprint() -> str:
-    """SHA-256 over the project's Python files, by path below the repository and content."""
+def source_fingerprint() -> str:
+    """SHA-256 over path and content of every Python file in the packages of the repository."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+    for package in sorted(path.parent for path in ROOT.glob("*/__init__.py")):
+        for path in sorted(package.rglob("*.py")):
             digest.update(str(path.relative_to(ROOT)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,26 +1,215 @@
-"""One configuration system: a dataclass schema, a YAML file and dotted overrides, in that order.
+"""Configuration: dataclasses with explained options, a YAML file, then dotted overrides, in that order.
 
 python train_ar.py config=configs/alitok_b.yaml training.per_gpu_batch_size=64
+
+A component declares its settings as a dataclass beside its code, one `option` a field; a script's
+configuration is made of such dataclasses. A YAML file says what differs from the defaults, or from
+another file that its key `base` names.
 """
 
 import operator
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import modeling.build  # noqa: F401  (registers the models)
-from modeling.interfaces import GENERATORS, TOKENIZERS
 from utils.errors import UserError, first_line, nearest
-from utils.schema import Architectures, ARExperiment, TokenizerArchitecture
 
-MODEL_SECTIONS = {"vq_model": TOKENIZERS, "generator": GENERATORS}
+LIMITS = {
+    "min": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "max": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
+HELP_COLUMN = 44  # where `--help` starts its comments
 
 
-def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
+def option(default: Any, help: str, **limits: Any) -> Any:
+    """A field of a settings dataclass.
+
+    default: MISSING if the user must set it. limits: `min`, `max` (inclusive), `above`, `below` (exclusive),
+    `choices` (allowed values), or `registry` (a `utils.registry.Registry`: the value is the settings of the
+    part that its key `name` chooses). A subclass may give the field another default without repeating this.
+    """
+    metadata = {"help": help, **limits}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(settings_class: type, help: str = "") -> Any:
+    """A field that holds another settings dataclass."""
+    return field(default_factory=settings_class, metadata={"help": help})
+
+
+def option_metadata(settings_class: type, name: str) -> dict[str, Any]:
+    """What `option` was given for a field, by this class or the base class that declared it."""
+    for base in settings_class.__mro__:
+        declared = vars(base).get("__dataclass_fields__", {}).get(name)
+        if declared is not None and declared.metadata:
+            return dict(declared.metadata)
+    return {}
+
+
+def registry_sections(schema_class: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of the sections whose settings class a registry decides, with that registry."""
+    found = {}
+    hints = get_type_hints(schema_class)
+    for item in fields(schema_class):
+        key, metadata = f"{prefix}{item.name}", option_metadata(schema_class, item.name)
+        if "registry" in metadata:
+            found[key] = metadata["registry"]
+        elif is_dataclass(hints[item.name]):
+            found |= registry_sections(hints[item.name], f"{key}.")
+    return found
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    """A YAML file merged over the file that its key `base` names, relative to its own folder. Raises UserError."""
+    path = Path(path)
+    if not path.is_file():
+        hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
+        raise UserError(f"configuration file not found: {path}{hint}")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} holds no mapping of keys")
+    base = loaded.pop("base", None)
+    return loaded if base is None else OmegaConf.merge(read_yaml(path.parent / base), loaded)
+
+
+def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], source: str) -> DictConfig:
+    """Defaults, then `given`, then `overrides` ("dotted.key=value"), typed and checked. Raises UserError."""
+    schema = _schema(schema_class, given, overrides)
+    try:
+        config = OmegaConf.merge(schema, given)
+    except OmegaConfBaseException as error:
+        raise _explain(error, schema, source) from error
+    for item in overrides:
+        _override(config, item, schema)
+    try:
+        unset = sorted(OmegaConf.missing_keys(config))
+        OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _explain(error, schema, source) from error
+    if unset:
+        raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
+    check_limits(config)
+    return config
+
+
+def load_config(schema_class: type, description: str, argv: Sequence[str] | None = None) -> Any:
+    """Read a script's command line: `config=FILE` and `dotted.key=value` overrides.
+
+    Returns an instance of `schema_class`. `--help` prints every key with its value and explanation.
+    Raises UserError with one line for anything wrong.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    wants_help = bool({"-h", "--help"} & set(argv))
+    path, overrides = None, []
+    for item in argv:
+        key, equals, value = item.partition("=")
+        if key == "config":
+            path = value
+        elif equals and key and not key.startswith("-"):
+            overrides.append(item)
+        elif item not in ("-h", "--help"):
+            raise UserError(f"cannot read the argument '{item}': expected config=FILE or dotted.key=value")
+    if wants_help:
+        given = read_yaml(path) if path else OmegaConf.create()
+        print(f"{description}\n\nusage: config=FILE.yaml [dotted.key=value ...]\n")
+        print("\n".join(help_lines(OmegaConf.merge(_schema(schema_class, given, overrides), given))))
+        sys.exit(0)
+    if path is None:
+        raise UserError("no configuration: start with config=FILE, for instance config=configs/alitok_b.yaml")
+    return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))
+
+
+def help_lines(config: DictConfig, indent: int = 0) -> Iterator[str]:
+    """The configuration as YAML with each option's explanation and range as a comment."""
+    settings_class = OmegaConf.get_type(config)
+    for name in config:
+        metadata = option_metadata(settings_class, name) if is_dataclass(settings_class) else {}
+        comment = metadata.get("help", "")
+        ranges = [f"{words} {metadata[k]}" for k, (_, words) in LIMITS.items() if k in metadata]
+        if "choices" in metadata:
+            ranges.append(" | ".join(map(str, metadata["choices"])))
+        comment += f" ({', '.join(ranges)})" if ranges else ""
+        margin = " " * indent
+        missing = OmegaConf.is_missing(config, name)
+        if not missing and isinstance(config[name], DictConfig):
+            yield f"{margin}{name}:" + (f"  # {comment}" if comment else "")
+            yield from help_lines(config[name], indent + 2)
+            continue
+        value = "???" if missing else OmegaConf.to_container(config)[name]
+        text = OmegaConf.to_yaml({"value": value}).removeprefix("value:").strip() if value != "???" else "???"
+        line = f"{margin}{name}: {' '.join(text.split()) if not isinstance(value, list) else value}"
+        yield f"{line:<{HELP_COLUMN}}# {comment}" if comment else line
+
+
+def flatten_keys(values: Any, key: str = "") -> dict[str, str]:
+    """Values in nested dictionaries and lists by dotted key, as text."""
+    if isinstance(values, list):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {key: str(values)}
+    parts = [flatten_keys(value, f"{key}.{name}" if key else str(name)) for name, value in values.items()]
+    return {name: text for part in parts for name, text in part.items()}
+
+
+def check_limits(config: DictConfig | ListConfig, prefix: str = "") -> None:
+    """Raise UserError for the first value outside the limits that its `option` declares."""
+    settings_class = OmegaConf.get_type(config)
+    for name in range(len(config)) if isinstance(config, ListConfig) else config:
+        value, key = config[name], f"{prefix}{name}"
+        if isinstance(value, DictConfig | ListConfig):
+            check_limits(value, f"{key}.")
+        if not is_dataclass(settings_class):
+            continue
+        metadata = option_metadata(settings_class, name)
+        for limit, (holds, words) in LIMITS.items():
+            for number in value if isinstance(value, ListConfig) else [value]:
+                if limit in metadata and isinstance(number, int | float) and not holds(number, metadata[limit]):
+                    raise UserError(f"{key} is {number}; it must be {words} {metadata[limit]}")
+        if "choices" in metadata and value not in metadata["choices"]:
+            raise UserError(
+                f"{key} is '{value}'{nearest(str(value), map(str, metadata['choices']))}"
+                f" (choose {' | '.join(map(str, metadata['choices']))})"
+            )
+
+
+def _schema(schema_class: type, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The defaults, with the settings of the registered part that each registry section names."""
+    schema = OmegaConf.structured(schema_class)
+    for key, registry in registry_sections(schema_class).items():
+        chosen = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}.name=")]
+        name = chosen[-1] if chosen else OmegaConf.select(given, f"{key}.name")
+        settings = OmegaConf.structured(registry.settings_class(name or registry.default))
+        OmegaConf.update(schema, key, settings, merge=False, force_add=True)
+    return schema
+
+
+def _override(config: DictConfig, item: str, schema: DictConfig) -> None:
+    key, _, value = item.partition("=")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        if isinstance(OmegaConf.select(config, key), DictConfig) and parsed is None:
+            raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
+        OmegaConf.update(config, key, parsed, merge=True)
+    except OmegaConfBaseException as error:
+        raise _explain(error, schema, "the command line") from error
+    except (YAMLError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
+
+
+def _dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys = []
     for key in node:
         keys.append(f"{prefix}{key}")
@@ -32,203 +221,11 @@ def _dotted_keys(node: Any, prefix: str = "") -> list[str]:
 
 def _explain(error: OmegaConfBaseException, schema: DictConfig, source: str) -> UserError:
     key = error.full_key or ""
-    if "not in" in str(error):  # an unknown key: name the closest one of its section, or of all
-        section, _, leaf = key.rpartition(".")
+    if "not in" in str(error):  # an unknown key: name the closest one of its section, else of all
+        parent, _, leaf = key.rpartition(".")
         known = _dotted_keys(schema)
-        siblings = [k for k in known if k.rpartition(".")[0] == section]
-        fields = getattr(error.object_type, "__dataclass_fields__", {})
-        hint = nearest(key, siblings) or nearest(leaf, fields) or nearest(key, known)
+        siblings = [k for k in known if k.rpartition(".")[0] == parent]
+        own_fields = getattr(error.object_type, "__dataclass_fields__", {})
+        hint = nearest(key, siblings) or nearest(leaf, own_fields) or nearest(key, known)
         return UserError(f"unknown configuration key '{key}' in {source}{hint}")
     return UserError(f"configuration key '{key}' in {source}: {first_line(error)}")
-
-
-def read_yaml(path: str | Path) -> DictConfig:
-    path = Path(path)
-    if not path.is_file():
-        hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
-        raise UserError(f"configuration file not found: {path}{hint}")
-    try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path} holds no mapping of keys")
-    return loaded
-
-
-def _full_schema(schema_class: type, names: dict[str, str | None]) -> DictConfig:
-    """The schema with the configurations of the named registered models in `model`."""
-    schema = OmegaConf.structured(schema_class)
-    for section, registry in MODEL_SECTIONS.items():
-        if section in schema.get("model", ()):
-            schema.model[section] = OmegaConf.structured(registry.config_class(names.get(section) or "alitok"))
-    return schema
-
-
-def flat(values: Any, key: str = "") -> dict[str, str]:
-    """Values in dictionaries and lists by dotted key, as text."""
-    if isinstance(values, list):
-        values = dict(enumerate(values))
-    if not isinstance(values, dict):
-        return {key: str(values)}
-    parts = [flat(value, f"{key}.{name}" if key else str(name)) for name, value in values.items()]
-    return {name: text for part in parts for name, text in part.items()}
-
-
-# The values that make sense, for keys of any schema.
-LEAST = {
-    "jobs": 1,
-    "experiment.log_every": 1,
-    "experiment.save_every": 1,
-    "experiment.eval_every": 1,
-    "experiment.keep_checkpoints": 1,
-    "experiment.milestone_every": 0,
-    "experiment.max_train_examples": 1,
-    "dataset.params.max_bad_fraction": 0,
-    "dataset.params.num_workers_per_gpu": 0,
-    "optimizer.params.learning_rate": 0,
-    "optimizer.params.weight_decay": 0,
-    "optimizer.params.beta1": 0,
-    "optimizer.params.beta2": 0,
-    "lr_scheduler.params.learning_rate": 0,
-    "lr_scheduler.params.warmup_steps": 0,
-    "lr_scheduler.params.end_lr": 0,
-    "training.per_gpu_batch_size": 1,
-    "training.gradient_accumulation_steps": 1,
-    "training.max_train_steps": 1,
-    "training.seed": 0,
-    "training.max_bad_steps": 1,
-    "training.ema_decay": 0,
-    "sampling.num_samples": 1,
-    "sampling.batch_size": 1,
-    "sampling.top_k": 1,
-    "model.vq_model.patch_size": 1,
-    "model.vq_model.image_size": 1,
-    "model.vq_model.codebook_size": 1,
-    "model.vq_model.encoder.num_heads": 1,
-    "model.vq_model.decoder.num_heads": 1,
-    "model.generator.num_attention_heads": 1,
-    "model.generator.condition_num_classes": 1,
-    "model.generator.randomize_temperature": 0,
-    "model.generator.dropout": 0,
-    "model.generator.attn_drop": 0,
-    "model.generator.tok_dropout": 0,
-    "model.generator.class_label_dropout": 0,
-}
-ABOVE = {"training.max_grad_norm": 0}
-BELOW = {
-    "optimizer.params.beta1": 1,
-    "optimizer.params.beta2": 1,
-    "training.seed": 2**32,  # numpy's limit
-    "model.generator.dropout": 1,
-    "model.generator.attn_drop": 1,
-    "model.generator.tok_dropout": 1,
-}
-MOST = {"training.ema_decay": 1, "model.generator.class_label_dropout": 1}
-RANGES = (
-    (LEAST, operator.ge, "at least"),
-    (ABOVE, operator.gt, "above"),
-    (BELOW, operator.lt, "below"),
-    (MOST, operator.le, "at most"),
-)
-
-
-def _check_ranges(config: DictConfig) -> None:
-    for limits, holds, words in RANGES:
-        for key, limit in limits.items():
-            value = OmegaConf.select(config, key)
-            if isinstance(value, int | float) and not holds(value, limit):
-                raise UserError(f"{key} is {value}; it must be {words} {limit}")
-
-
-def compose(schema_class: type, given: DictConfig, overrides: list[str], source: str) -> DictConfig:
-    """Schema defaults, then `given`, then `overrides` ("dotted.key=value"), checked and typed.
-
-    Where the schema has `model.vq_model` or `model.generator`, the registered model that their
-    `name` stands for decides which keys they have. Raises UserError.
-    """
-    names = {}
-    for section in MODEL_SECTIONS:
-        key = f"model.{section}.name"
-        chosen = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
-        names[section] = chosen[-1] if chosen else OmegaConf.select(given, key)
-    schema = _full_schema(schema_class, names)
-    try:
-        config = OmegaConf.merge(schema, given)
-    except OmegaConfBaseException as error:
-        raise _explain(error, schema, source) from error
-    for item in overrides:
-        key, _, value = item.partition("=")
-        try:
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-            if isinstance(OmegaConf.select(config, key), DictConfig) and parsed is None:
-                raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
-            OmegaConf.update(config, key, parsed, merge=True)
-        except OmegaConfBaseException as error:
-            raise _explain(error, schema, "the command line") from error
-        except (YAMLError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
-    try:
-        unset = sorted(OmegaConf.missing_keys(config))
-        OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise _explain(error, schema, source) from error
-    if unset:
-        raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
-    _check_ranges(config)
-    return config
-
-
-def load_config(schema_class: type, description: str, argv: list[str] | None = None) -> Any:
-    """Read the command line of a script: `config=FILE` and `dotted.key=value` overrides.
-
-    Returns an instance of `schema_class`. `--help` prints every key with its default and exits.
-    Raises UserError with one line for anything wrong.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        print(f"{description}\n\nusage: config=FILE.yaml [dotted.key=value ...]\n")
-        print("Keys and their defaults; the files in configs/ explain each:\n")
-        print(OmegaConf.to_yaml(_full_schema(schema_class, {})))
-        sys.exit(0)
-    path, overrides = None, []
-    for item in argv:
-        key, equals, value = item.partition("=")
-        if not equals or not key or key.startswith("-"):
-            raise UserError(f"cannot read the argument '{item}': expected config=FILE or dotted.key=value")
-        if key == "config":
-            path = value
-        else:
-            overrides.append(item)
-    if path is None:
-        raise UserError("no configuration: start with config=FILE, for instance config=configs/alitok_b.yaml")
-    return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))
-
-
-def _read_models(path: str | Path, schema_class: type, sections: tuple[str, ...]) -> tuple[Any, DictConfig]:
-    """`model` of a configuration file with the given sections alone, and the whole file."""
-    given = read_yaml(path)
-    chosen = {section: OmegaConf.select(given, f"model.{section}") for section in sections}
-    for section, value in chosen.items():
-        if not isinstance(value, DictConfig):
-            raise UserError(f"{path} has no section model.{section}")
-    config = compose(schema_class, OmegaConf.create({"model": chosen}), [], str(path))
-    return OmegaConf.to_object(config).model, given
-
-
-def read_tokenizer_config(path: str | Path) -> Any:
-    """`model.vq_model` of a tokenizer or generator configuration file, as its dataclass.
-
-    Raises UserError.
-    """
-    return _read_models(path, TokenizerArchitecture, ("vq_model",))[0].vq_model
-
-
-def read_models_config(path: str | Path) -> tuple[Any, Any, str]:
-    """`model.vq_model`, `model.generator` and the tokenizer's weights of a generator's file.
-
-    Raises UserError.
-    """
-    models, given = _read_models(path, Architectures, ("vq_model", "generator"))
-    checkpoint = OmegaConf.select(given, "experiment.tokenizer_checkpoint") or ARExperiment.tokenizer_checkpoint
-    return models.vq_model, models.generator, checkpoint

@@ -1,4 +1,4 @@
-"""Reading and writing model weights: plain torch state dicts and safetensors, never pickled code."""
+"""Read and write model weights: plain torch state dicts and safetensors, never pickled code."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from utils.atomic import atomic_path
 from utils.errors import UserError, first_line
 
-EXPORTED = "model.safetensors"
-SHOWN = 3  # how many keys of each kind an error lists
-SHOWN_CHARACTERS = 120  # of another library's message
+EXPORTED_FILE = "model.safetensors"
+MAX_KEYS_IN_ERROR = 3  # of each kind
+MAX_QUOTED = 120  # characters of another library's message
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -32,9 +32,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint ({first_line(error)[:SHOWN_CHARACTERS]})") from error
+        raise UserError(f"{path} is damaged or no checkpoint ({first_line(error)[:MAX_QUOTED]})") from error
     except Exception as error:  # torch raises pickle.UnpicklingError subclasses for foreign content
-        raise UserError(f"{path} is no checkpoint of plain tensors ({first_line(error)[:SHOWN_CHARACTERS]})") from error
+        raise UserError(f"{path} is no checkpoint of plain tensors ({first_line(error)[:MAX_QUOTED]})") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict (a mapping of names to tensors)")
     return dict(state)
@@ -46,10 +46,10 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_few(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_KEYS_IN_ERROR} more" if len(names) > MAX_KEYS_IN_ERROR else ""
+    return ", ".join(names[:MAX_KEYS_IN_ERROR]) + more
 
 
 def load_strict(
@@ -60,10 +60,10 @@ def load_strict(
     optional: Iterable[str] = (),
     prefixes: tuple[str, ...] = ("",),
 ) -> None:
-    """Load by name the keys that start with one of `prefixes`, all of them by default.
+    """Load by name the keys that start with one of `prefixes`, by default all.
 
-    Keys in `optional` may be missing from or superfluous in `state`.
-    Raises UserError that names the file, missing and unexpected keys and differing shapes.
+    Keys in `optional` may be missing from `state`, or be in it without being in the model.
+    Raises UserError that names `source`, missing and unexpected keys, and shapes that differ.
     """
     own = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes)}
     optional = set(optional)
@@ -76,46 +76,26 @@ def load_strict(
         if k in state and own[k].shape != state[k].shape
     ]
     problems = [
-        f"{label}: {_some(names)}"
+        f"{label}: {_first_few(names)}"
         for label, names in (("missing", missing), ("unexpected", unexpected), ("shapes differ", shapes))
         if names
     ]
     if problems:
         raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
     meta = any(v.is_meta for v in own.values())
-    # A model on the meta device becomes real by taking over the tensors themselves.
+    # A model on the meta device has no storage to copy into: assign the tensors.
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False, assign=meta)
 
 
-# The codebook's usage statistics matter to stage-1 training alone: the published AliTok.pth
-# lacks them, checkpoints of a training have them.
-TOKENIZER_OPTIONAL_KEYS = ("quantize.embed_prob",)
-
-
-# What decides the codes; stage 2 takes it over from stage 1 and freezes it.
-ENCODER_PREFIXES = ("encoder.", "quantize.", "latent_tokens")
-
-
-def load_encoder_weights(tokenizer: nn.Module, path: str | Path) -> None:
-    """Load encoder, codebook and latent tokens of a stage-1 tokenizer, but not its decoder."""
-    state = read_state_dict(path)
-    load_strict(tokenizer, state, path, optional=TOKENIZER_OPTIONAL_KEYS, prefixes=ENCODER_PREFIXES)
-
-
-def tokenizer_export(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published form of a tokenizer's state dict, without training's usage statistics."""
-    return {k: v for k, v in state.items() if k not in TOKENIZER_OPTIONAL_KEYS}
-
-
 def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | None = None) -> list[Path]:
-    """Write `pytorch_model.bin` (the published form), then `model.safetensors`, each atomically.
+    """Write `pytorch_model.bin` (the published format), then `model.safetensors`, each atomically.
 
-    step: of the training they come from, see `exported_step`.
-    Raises OSError, RuntimeError or SafetensorError if the disk takes no more.
+    step: the training step of these weights, read back by `exported_step`.
+    Raises OSError, RuntimeError or SafetensorError if the disk is full.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     metadata = {} if step is None else {"step": str(step)}
-    paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED)]
+    paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED_FILE)]
     with atomic_path(paths[0]) as part:
         torch.save(state, part)
     with atomic_path(paths[1]) as part:
@@ -124,16 +104,16 @@ def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | 
 
 
 def exported_step(folder: str | Path) -> int | None:
-    """The step of the training that `export_weights` wrote to this folder, if it did."""
+    """The training step of the weights that `export_weights` wrote to this folder; None if it wrote none."""
     try:
-        with safetensors.safe_open(Path(folder) / EXPORTED, "pt") as file:
+        with safetensors.safe_open(Path(folder) / EXPORTED_FILE, "pt") as file:
             return int((file.metadata() or {})["step"])
     except (OSError, SafetensorError, KeyError):
         return None
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and values: which weights made a file."""
+    """SHA-256 over names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu().contiguous()

@@ -17,10 +17,11 @@ from experiments.ablation.config import INCEPTION, AblationConfig, Variant, chec
 from experiments.job_runner import Step
 from modeling.build import build_generator, build_tokenizer
 from modeling.frozen.imagenet_classifiers import OWN
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
 from utils.atomic import write_atomically
 from utils.config import compose, read_yaml
 from utils.errors import UserError
-from utils.schema import ARConfig, TokenizerConfig
 
 
 @dataclass(frozen=True)

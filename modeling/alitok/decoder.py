@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from modeling.alitok.settings import AliTokConfig
 from modeling.layers.precision import at_least_float32
 from modeling.layers.run_blocks import run_blocks
 from modeling.layers.transformer import ResidualAttentionBlock, learned_tokens
@@ -13,47 +14,35 @@ class Decoder(nn.Module):
     """Quantized latents in, pixels out.
 
     The sequence is [learned tokens, prefix codes, image codes]. With `causal` attention the patch
-    at raster position i depends on the prefix codes and on image codes 0..i only.
-    With `prefix_head` the prefix positions are drawn too, as one row of patches, so that the
-    prefix codes are taught the start of the image.
+    at raster position i depends only on the prefix codes and on image codes 0..i.
+    With `prefix_head` the prefix positions are drawn too, as one row of patches: this teaches the
+    prefix codes the start of the image.
     """
 
-    def __init__(
-        self,
-        *,
-        grid_size: int,
-        patch_size: int,
-        num_prefix_tokens: int,
-        num_learned_tokens: int,
-        token_size: int,
-        width: int,
-        num_layers: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        causal: bool = False,
-        prefix_head: bool = False,
-    ):
+    def __init__(self, config: AliTokConfig):
         super().__init__()
-        self.grid_size = grid_size
-        self.patch_size = patch_size
-        self.num_prefix_tokens = num_prefix_tokens
-        self.num_learned_tokens = num_learned_tokens
-        self.prefix_head = prefix_head
+        sizes = config.decoder
+        self.grid_size = config.grid_size
+        self.patch_size = config.patch_size
+        self.num_learned_tokens = sizes.num_learned_tokens
+        self.num_prefix_tokens = config.layout.num_prefix
+        self.prefix_head = sizes.prefix_head
         self.activation_checkpointing = False
-        length = num_learned_tokens + num_prefix_tokens + grid_size**2
-        self.decoder_embed = nn.Linear(token_size, width)
-        self.class_embedding = learned_tokens(num_learned_tokens, width)
-        self.latent_token_positional_embedding = learned_tokens(length, width)
-        self.ln_pre = nn.LayerNorm(width)
+        self.decoder_embed = nn.Linear(config.token_size, sizes.width)
+        self.class_embedding = learned_tokens(sizes.num_learned_tokens, sizes.width)
+        length = sizes.num_learned_tokens + config.layout.num_codes
+        self.latent_token_positional_embedding = learned_tokens(length, sizes.width)
+        self.ln_pre = nn.LayerNorm(sizes.width)
         self.transformer = nn.ModuleList(
-            ResidualAttentionBlock(width, num_heads, mlp_ratio, causal) for _ in range(num_layers)
+            ResidualAttentionBlock(sizes.width, sizes.num_heads, sizes.mlp_ratio, sizes.causal)
+            for _ in range(sizes.num_layers)
         )
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = nn.LayerNorm(sizes.width)
         # A Sequential of one, because the published key is `ffn.0.weight`.
-        self.ffn = nn.Sequential(nn.Conv2d(width, 3 * patch_size**2, 1))
+        self.ffn = nn.Sequential(nn.Conv2d(sizes.width, 3 * config.patch_size**2, 1))
         self.conv_out = nn.Conv2d(3, 3, 1)
-        if prefix_head:
-            self.ffn_aux = nn.Sequential(nn.Conv2d(width, 3 * patch_size**2, 1))
+        if sizes.prefix_head:
+            self.ffn_aux = nn.Sequential(nn.Conv2d(sizes.width, 3 * config.patch_size**2, 1))
             self.conv_out_aux = nn.Conv2d(3, 3, 1)
 
     def _to_pixels(self, x: Tensor, rows: int, ffn: nn.Module, conv_out: nn.Module) -> Tensor:

@@ -3,35 +3,28 @@
 import torch
 from torch import Tensor, nn
 
+from modeling.alitok.settings import AliTokConfig
 from modeling.layers.run_blocks import run_blocks
 from modeling.layers.transformer import ResidualAttentionBlock, learned_tokens
 
 
 class Encoder(nn.Module):
-    """A ViT whose latent tokens attend to all patches and to each other."""
+    """A ViT in which latent tokens attend to all patches and to each other."""
 
-    def __init__(
-        self,
-        *,
-        grid_size: int,
-        patch_size: int,
-        num_latent_tokens: int,
-        token_size: int,
-        width: int,
-        num_layers: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-    ):
+    def __init__(self, config: AliTokConfig):
         super().__init__()
-        self.num_latent_tokens = num_latent_tokens
+        sizes = config.encoder
+        self.num_latent_tokens = config.layout.num_codes
         self.activation_checkpointing = False
-        self.patch_embed = nn.Conv2d(3, width, patch_size, patch_size)
-        self.positional_embedding = learned_tokens(grid_size**2, width)
-        self.latent_token_positional_embedding = learned_tokens(num_latent_tokens, width)
-        self.ln_pre = nn.LayerNorm(width)
-        self.transformer = nn.ModuleList(ResidualAttentionBlock(width, num_heads, mlp_ratio) for _ in range(num_layers))
-        self.ln_post = nn.LayerNorm(width)
-        self.conv_out = nn.Conv2d(width, token_size, 1)
+        self.patch_embed = nn.Conv2d(3, sizes.width, config.patch_size, config.patch_size)
+        self.positional_embedding = learned_tokens(config.grid_size**2, sizes.width)
+        self.latent_token_positional_embedding = learned_tokens(self.num_latent_tokens, sizes.width)
+        self.ln_pre = nn.LayerNorm(sizes.width)
+        self.transformer = nn.ModuleList(
+            ResidualAttentionBlock(sizes.width, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.num_layers)
+        )
+        self.ln_post = nn.LayerNorm(sizes.width)
+        self.conv_out = nn.Conv2d(sizes.width, config.token_size, 1)
 
     def forward(self, images: Tensor, latent_tokens: Tensor) -> Tensor:
         """Encode.

@@ -1,4 +1,4 @@
-"""Where half precision ends."""
+"""Casting helpers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,17 +6,29 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+PRECISIONS = ("fp32", "bf16")
+
+
+def default_precision(device: torch.device | str) -> str:
+    """bf16 on a GPU, fp32 on a CPU."""
+    return "bf16" if torch.device(device).type == "cuda" else "fp32"
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """Autocast to bfloat16 for "bf16"; a context that does nothing for "fp32"."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """float32 for the half precisions of autocast; float64, in which tests compare exactly, stays."""
+    """Cast the half precisions of autocast to float32; float64, in which tests compare exactly, stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """No TensorFloat-32 within, whatever is allowed around: differences of large numbers need all bits.
+    """Disable TF32 inside this block: differences of large numbers need all bits.
 
-    For convolutions PyTorch allows it by default.
+    PyTorch allows TF32 in convolutions by default.
     """
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     allowed = [backend.allow_tf32 for backend in backends]

@@ -1,4 +1,4 @@
-"""A stack of transformer blocks, with or without keeping what lies inside them."""
+"""Run a stack of blocks, optionally with activation checkpointing."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *arguments: Tensor, recompute: bool = False) -> Tensor:
-    """x through the blocks one after another, each called as block(x, *arguments).
+    """Pass x through the blocks, each called as block(x, *arguments).
 
-    `recompute` keeps each block's input alone and runs the block a second time in the backward.
+    recompute: keep only each block's input, and run the block a second time in the backward pass.
     """
     for block in blocks:
         if recompute and torch.is_grad_enabled():

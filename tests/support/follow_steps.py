@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from dataset.image_dataset import ImageBatch
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.trainer import TokenizerTrainer
 from utils.config import load_config
-from utils.schema import TokenizerConfig
 from utils.weights import export_weights
 
 

@@ -1,0 +1,62 @@
+"""Settings of AliTok's tokenizer. The defaults are those of the published final tokenizer (stage 2)."""
+
+from dataclasses import dataclass
+
+from modeling.interfaces import CodeLayout
+from utils.config import option, section
+
+
+@dataclass
+class TransformerConfig:
+    width: int = option(768, "channels", min=1)
+    num_layers: int = option(12, "blocks", min=1)
+    num_heads: int = option(12, "attention heads", min=1)
+    mlp_ratio: float = option(4.0, "hidden width of the MLPs over width", above=0)
+
+
+@dataclass
+class DecoderConfig(TransformerConfig):
+    width: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    causal: bool = option(False, "true for stage 1: a code can only explain what comes after it")
+    num_learned_tokens: int = option(32, "class token of stage 1 (1), buffer tokens of stage 2 (32)", min=1)
+    prefix_head: bool = option(False, "true for stage 1: draw the first row of patches from the prefix codes too")
+
+
+@dataclass
+class AliTokConfig:
+    name: str = option("alitok", "registered tokenizer")
+    codebook_size: int = option(4096, "number of different codes", min=1)
+    token_size: int = option(32, "width of a code's vector", min=1)
+    num_latent_tokens: int | None = option(
+        None, "codes an image: grid^2 + grid + 1 with a prefix, grid^2 without one; null: with"
+    )
+    image_size: int = option(256, "side of the images in pixels", min=1)
+    patch_size: int = option(16, "side of the patches in pixels; grid = image_size / patch_size", min=1)
+    init_std: float = option(0.02, "spread of the initial weights; small models start faster with more", above=0)
+    quantizer_weight: float = option(1.0, "training: weight of the quantizer's loss", min=0)
+    prefix_weight: float = option(
+        10.0, "training: weight of the prefix image's error, times prefix codes / image codes", min=0
+    )
+    encoder: TransformerConfig = section(TransformerConfig)
+    decoder: DecoderConfig = section(DecoderConfig)
+
+    @property
+    def grid_size(self) -> int:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        return self.image_size // self.patch_size
+
+    @property
+    def layout(self) -> CodeLayout:
+        """Raises ValueError for sizes that do not fit together."""
+        grid = self.grid_size
+        without_prefix, with_prefix = grid**2, grid**2 + grid + 1
+        num_codes = self.num_latent_tokens or with_prefix
+        if num_codes not in (without_prefix, with_prefix):
+            raise ValueError(
+                f"num_latent_tokens is {num_codes}, but {grid}x{grid} patches make"
+                f" {with_prefix} codes with prefix tokens or {without_prefix} without"
+            )
+        return CodeLayout(self.codebook_size, num_codes, num_codes - without_prefix, (grid, grid))

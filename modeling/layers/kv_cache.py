@@ -1,0 +1,43 @@
+"""Keys and values of the positions that were decoded, for all layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class LayerCache:
+    """One layer's part of a `KeyValueCache`."""
+
+    def __init__(self, cache: "KeyValueCache", layer: int):
+        self.cache = cache
+        self.keys = cache.keys[layer]
+        self.values = cache.values[layer]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k and v of the next n positions; attention of q to all positions up to its own.
+
+        q, k, v: (B, heads, n, head_width), n = 1 unless the cache is empty. Returns the same shape.
+        """
+        start = self.cache.length
+        end = start + q.shape[2]
+        self.keys[:, :, start:end] = k
+        self.values[:, :, start:end] = v
+        return F.scaled_dot_product_attention(
+            q, self.keys[:, :, :end], self.values[:, :, :end], is_causal=q.shape[2] > 1
+        )
+
+
+class KeyValueCache:
+    """Room for a fixed number of rows and positions, allocated once; `length` positions are filled."""
+
+    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
+        """options: dtype and device."""
+        shape = (num_layers, rows, num_heads, length, head_width)
+        self.keys = torch.empty(shape, **options)
+        self.values = torch.empty(shape, **options)
+        self.length = 0
+        self.layers = [LayerCache(self, layer) for layer in range(num_layers)]
+
+    def advance(self, positions: int) -> None:
+        """Count positions that all layers have stored."""
+        self.length += positions

@@ -1,0 +1,127 @@
+"""Fast decoding on a CPU: packed weights, and a whole position compiled into one piece.
+
+A position's work is bound by reading weights and cache, and a call from Python costs as much as a small kernel.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from modeling.interfaces import AutoregressiveGenerator
+
+_packed_layers: "WeakValueDictionary[int, PackedLinear]" = WeakValueDictionary()
+_handles = count()
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch and this CPU can multiply by weights of `dtype` in oneDNN's blocked layout."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class PackedLinear(nn.Module):
+    """A linear layer for inference with its weight in oneDNN's blocked layout.
+
+    With few rows a product takes as long as reading the weight. `nn.Linear` keeps the weight in rows and
+    rearranges it in every call; here that is done once (docs/benchmarks.md: 1.2 to 3 times as fast).
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        """rows: of the inputs to come, for which oneDNN chooses the layout; other numbers work too."""
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.out_features = linear.out_features
+        self.handle = next(_handles)
+        _packed_layers[self.handle] = self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in) -> (..., out)."""
+        return torch.ops.alitok.packed_linear(x, self.handle, self.out_features)
+
+
+def _packed_linear(x: Tensor, handle: int, features: int) -> Tensor:
+    layer = _packed_layers[handle]
+    return torch.ops.mkldnn._linear_pointwise(x, layer.packed, layer.bias, "none", [], "")
+
+
+# A custom op that takes an integer handle, because torch.compile cannot trace tensors in oneDNN's layouts.
+_library = torch.library.Library("alitok", "DEF")
+_library.define("packed_linear(Tensor x, int handle, int features) -> Tensor")
+_library.impl("packed_linear", _packed_linear, "CPU")
+_library.impl("packed_linear", lambda x, handle, features: x.new_empty(*x.shape[:-1], features), "Meta")
+
+
+def pack_linears(model: nn.Module, rows: int) -> None:
+    """Replace every `nn.Linear` inside `model` that can be packed; the model is for inference only from then on."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.Linear) and can_pack(child.weight.dtype):
+            setattr(model, name, PackedLinear(child, rows))
+        else:
+            pack_linears(child, rows)
+
+
+class _FunctionalLayer:
+    """One layer of a cache that is read and not written: `attend` keeps the new key and value aside.
+
+    Plain products and sums: compiled, they read the past once and in order. PyTorch's fused CPU kernel is
+    made for many queries and takes up to five times as long with one (docs/benchmarks.md).
+    """
+
+    def __init__(self, past_k: Tensor, past_v: Tensor):
+        self.past_k, self.past_v = past_k, past_v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v: (B, heads, 1, d); the past: (B, heads, n, d). Returns (B, heads, 1, d)."""
+        self.k, self.v = k, v
+        past_k, past_v = self.past_k.float(), self.past_v.float()
+        q = q.float() * q.shape[-1] ** -0.5
+        scores = torch.cat([(q * past_k).sum(-1), (q * k.float()).sum(-1)], dim=-1)
+        weights = scores.softmax(-1)[..., None]
+        return ((weights[:, :, :-1] * past_v).sum(-2, keepdim=True) + weights[:, :, -1:] * v.float()).type_as(v)
+
+
+class _FunctionalCache:
+    """A cache of all layers for one position of a function without side effects."""
+
+    def __init__(self, past_k: Tensor, past_v: Tensor):
+        """past_k, past_v: (layers, B, heads, n, d)."""
+        self.length = past_k.shape[3]
+        self.layers = [_FunctionalLayer(k, v) for k, v in zip(past_k, past_v, strict=True)]
+
+    def advance(self, positions: int) -> None:
+        pass
+
+    def added(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the new position, each (layers, B, heads, 1, d)."""
+        return torch.stack([layer.k for layer in self.layers]), torch.stack([layer.v for layer in self.layers])
+
+
+def compile_step(generator: AutoregressiveGenerator) -> Callable:
+    """The generator with a position of cached decoding compiled into one piece."""
+
+    def functional(codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cache = _FunctionalCache(past_k, past_v)
+        logits = generator(codes, class_ids, cache)
+        return logits, *cache.added()
+
+    compiled = torch.compile(functional)
+
+    def forward(codes: Tensor, class_ids: Tensor, cache) -> Tensor:
+        length = cache.length
+        if length < 2:  # dynamo specialises sizes 0 and 1
+            return generator(codes, class_ids, cache)
+        past = cache.keys[..., :length, :], cache.values[..., :length, :]
+        for tensor in past:
+            torch._dynamo.mark_dynamic(tensor, 3)
+        logits, k, v = compiled(codes, class_ids, *past)
+        cache.keys[..., length : length + 1, :] = k
+        cache.values[..., length : length + 1, :] = v
+        cache.advance(1)
+        return logits
+
+    return forward

@@ -1,0 +1,78 @@
+"""What the project needs from a way of decoding, and the registry of them.
+
+A generator names its way of decoding in `decoding`; that way owns its settings and its noise.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from modeling.interfaces import Generator
+from utils.errors import UserError
+from utils.registry import Registry
+
+DECODERS = Registry("decoding", {"autoregressive": "sampling.autoregressive"}, default="autoregressive")
+
+
+class DecoderSettings(Protocol):
+    """A frozen dataclass whose constructor raises ValueError for values out of range."""
+
+    @classmethod
+    def from_config(cls, generator: Any, **changes: Any) -> "DecoderSettings":
+        """generator: the configuration `model.generator`."""
+
+
+class Decoder(Protocol):
+    """Draws codes batch after batch with one generator and one set of settings."""
+
+    noise_shape: tuple[int, ...]  # uniform numbers that each image needs
+
+    def __init__(
+        self,
+        generator: Generator,
+        settings: DecoderSettings,
+        *,
+        fixed_rows: int | None = None,
+        forward: Callable | None = None,
+    ):
+        """fixed_rows: fill smaller batches up to this many images, so that compiled code sees one shape.
+
+        forward: what `prepare` returned, in place of the generator itself.
+        """
+
+    @staticmethod
+    def prepare(generator: Generator, settings: DecoderSettings, batch_size: int, compile: bool) -> Callable:
+        """Make the generator fast for batches of `batch_size` images; it may change in place.
+
+        Returns a function with the generator's own arguments and result.
+        """
+
+    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
+        """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64."""
+
+    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
+
+
+def decoder_settings(generator_config: Any, decoding: str, **changes: Any) -> DecoderSettings:
+    """Settings of a way of decoding from `model.generator` and changes. Raises UserError."""
+    try:
+        return DECODERS.settings_class(decoding).from_config(generator_config, **changes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"sampling settings: {error}") from error
+
+
+def make_decoder(generator: Generator, settings: DecoderSettings, **options: Any) -> Decoder:
+    """The decoder that the generator names. options: see `Decoder.__init__`."""
+    return DECODERS.part_class(generator.decoding)(generator, settings, **options)
+
+
+def fill_undrawn(codes: Tensor) -> Tensor:
+    """Replace -1 in codes (B, T) by the nearest drawn code before it, else by the nearest one after it."""
+    places = torch.arange(codes.shape[1], device=codes.device)
+    drawn = codes >= 0
+    before = torch.where(drawn, places, -1).cummax(1).values
+    after = torch.where(drawn, places, codes.shape[1] - 1).flip(1).cummin(1).values.flip(1)
+    return codes.gather(1, torch.where(before >= 0, before, after))

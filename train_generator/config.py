@@ -1,0 +1,88 @@
+"""The configuration of train_ar.py and sample_imagenet.py. The defaults are AliTok-B's."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import II
+
+from dataset.config import DataSettings
+from modeling.configs import Models
+from sampling.settings import SamplingOptions
+from training.config import ExperimentSettings, TrainingSettings
+from training.optimizer import AdamWParams, OptimizerSettings
+from utils.config import option, section
+
+
+@dataclass
+class GeneratorExperiment(ExperimentSettings):
+    """`experiment`"""
+
+    max_train_examples: int = option(1281167, "train on at most this many images of the data", min=1)
+    save_every: int = 50000
+    eval_every: int = 50000
+    log_every: int = 1000
+    log_grad_norm_every: int = option(1000, "steps between log lines with the gradient norm", min=0)
+    generate_every: int = option(5000, "steps between grids of samples; 0: none", min=0)
+    resume: Any = False
+    generator_checkpoint: str | None = option(None, "sampling: weights of the generator")
+    tokenizer_checkpoint: str = option("weights/AliTok.pth", "weights of the tokenizer, for samples and previews")
+
+
+@dataclass
+class CodeData(DataSettings):
+    """`dataset.params`"""
+
+    pretokenization: str | None = option("cache_alitok", "token cache of the training split; null: encode data_path")
+    pretokenization_val: str | None = option(None, "token cache of held-out images, for val_loss")
+    data_path: str | None = None
+
+
+@dataclass
+class CodeDataSection:
+    params: CodeData = section(CodeData)
+
+
+@dataclass
+class GeneratorAdamW(AdamWParams):
+    learning_rate: float = option(4e-4, "highest learning rate", min=0)
+    beta2: float = 0.96
+    weight_decay: float = 0.03
+
+
+@dataclass
+class GeneratorOptimizer(OptimizerSettings):
+    params: GeneratorAdamW = section(GeneratorAdamW)
+
+
+@dataclass
+class CosineParams:
+    learning_rate: float | None = option(II("optimizer.params.learning_rate"), "follows the optimizer's", min=0)
+    warmup_steps: int = option(62500, "steps of linear warm-up from 0", min=0)
+    end_lr: float = option(1e-5, "learning rate at the end", min=0)
+
+
+@dataclass
+class CosineSchedule:
+    scheduler: str = option("cosine", "warm-up, then half a cosine", choices=("cosine",))
+    params: CosineParams = section(CosineParams)
+
+
+@dataclass
+class GeneratorTraining(TrainingSettings):
+    """`training`"""
+
+    per_gpu_batch_size: int = 128
+    max_train_steps: int = option(500000, "steps", min=1)
+    compile: bool = option(False, "torch.compile the blocks")
+    fsdp: bool = option(False, "shard weights and optimizer over the processes (FSDP2), for large models")
+
+
+@dataclass
+class ARConfig:
+    experiment: GeneratorExperiment = section(GeneratorExperiment)
+    model: Models = section(Models)
+    dataset: CodeDataSection = section(CodeDataSection)
+    optimizer: GeneratorOptimizer = section(GeneratorOptimizer)
+    lr_scheduler: CosineSchedule = section(CosineSchedule)
+    training: GeneratorTraining = section(GeneratorTraining)
+    sampling: SamplingOptions = section(SamplingOptions)

@@ -1,0 +1,77 @@
+"""The codes that a generator learns: from token caches, or encoded from images during training."""
+
+from pathlib import Path
+
+from dataset.bad_files import BadFiles
+from dataset.code_dataset import CachedCodes, CodeSource, RandomViews
+from dataset.image_folder import list_images
+from dataset.token_cache.metadata import UNKNOWN
+from dataset.token_cache.reader import TokenCache, open_token_cache
+from modeling.interfaces import CodeLayout
+from train_generator.config import ARConfig
+from utils.errors import UserError
+
+
+class GeneratorData:
+    """Training data, validation data if there is any, and the undecodable files met so far."""
+
+    def __init__(self, config: ARConfig, layout: CodeLayout, num_classes: int, undecodable: set[int]):
+        """undecodable: indices of training files, kept up to date. Raises UserError if the data do not fit."""
+        params, limit = config.dataset.params, config.experiment.max_train_examples
+        self.validation: CodeSource | None = None
+        self.bad_files: BadFiles | None = None
+        self.tokenizer_sha256 = ""  # of the tokenizer that made the cached codes; empty if unknown
+        if params.pretokenization:
+            cache = _open_fitting_cache(params.pretokenization, layout, num_classes)
+            self.training: CodeSource = CachedCodes(cache, limit)
+            self.tokenizer_sha256 = cache_tokenizer(cache)
+            if params.pretokenization_val:
+                val_cache = _open_fitting_cache(params.pretokenization_val, layout, num_classes)
+                _require_same_tokenizer(cache, val_cache)
+                self.validation = CachedCodes(val_cache)
+            return
+        if not params.data_path:
+            raise UserError("dataset.params: set pretokenization to a token cache, or data_path to an image folder")
+        images = list_images(params.data_path, params.train_split)
+        if len(images.classes) > num_classes:
+            raise UserError(f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}")
+        size = config.model.vq_model.image_size
+        self.training = RandomViews(images, size, limit)
+        report = Path(config.experiment.output_dir) / "undecodable.txt"
+        self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
+        if (Path(params.data_path) / params.val_split).is_dir():
+            self.validation = RandomViews(list_images(params.data_path, params.val_split), size)
+
+
+def cache_tokenizer(cache: TokenCache) -> str:
+    """SHA-256 of the tokenizer that made the codes; empty if unknown."""
+    made_by = cache.metadata.tokenizer_sha256 if cache.metadata else UNKNOWN
+    return "" if made_by == UNKNOWN else made_by
+
+
+def _open_fitting_cache(path: str, layout: CodeLayout, num_classes: int) -> TokenCache:
+    """Raises UserError unless the cache's codes are what the generator predicts."""
+    cache = open_token_cache(path)
+    for what, cached, expected, fits in (
+        ("codes per image", cache.num_codes, layout.num_codes, cache.num_codes == layout.num_codes),
+        (
+            "codebook size",
+            cache.codebook_size,
+            layout.codebook_size,
+            cache.codebook_size in (None, layout.codebook_size),
+        ),
+        ("classes", cache.num_classes, num_classes, cache.num_classes <= num_classes),
+    ):
+        if not fits:
+            raise UserError(f"token cache {path} does not fit: {what} {cached} there, {expected} in the configuration")
+    return cache
+
+
+def _require_same_tokenizer(one: TokenCache, two: TokenCache) -> None:
+    """Raise UserError if two caches are known to hold codes of different tokenizers."""
+    made_by = [cache_tokenizer(cache) for cache in (one, two)]
+    if all(made_by) and made_by[0] != made_by[1]:
+        raise UserError(
+            f"{one.folder} and {two.folder} were made with different tokenizers (SHA-256 {made_by[0][:12]} and"
+            f" {made_by[1][:12]}): their codes mean different things"
+        )

@@ -1,0 +1,33 @@
+"""AdamW, its settings, and one step over several micro-batches."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from utils.config import option, section
+
+
+@dataclass
+class AdamWParams:
+    beta1: float = option(0.9, "decay of the gradient's average", min=0, below=1)
+    beta2: float = option(0.999, "decay of the squared gradient's average", min=0, below=1)
+    weight_decay: float = option(0.01, "decoupled weight decay", min=0)
+
+
+@dataclass
+class OptimizerSettings:
+    name: str = option("adamw", "optimizer", choices=("adamw",))
+    params: AdamWParams = section(AdamWParams)
+
+
+def make_adamw(groups: Iterable[Any], params: AdamWParams, learning_rate: float) -> torch.optim.AdamW:
+    """groups: parameters, or parameter groups that may set their own weight decay."""
+    betas = (params.beta1, params.beta2)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, weight_decay=params.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

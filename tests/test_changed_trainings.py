@@ -28,12 +28,10 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(training_loop, "LOCK_PATIENCE", 1)
     with held(tmp_path / "run"), pytest.raises(UserError, match="another run is at work in"):
         build(tmp_path)
-    assert "waiting 1 s for it" in capfd.readouterr().out
+    assert "waiting up to 1 s for it" in capfd.readouterr().out
     trainer = build(tmp_path)
     waiting = "from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
     waiting += "with exclusive_lock(Path({!r})): pass"
-        "from pathlib import Path; from utils.folder_lock import exclusive_lock\nwith exclusive_lock(Path({!r})): pass"
-    )
     for expected in (1, 0):  # held from the start, no more after the end
         code = waiting.format(str(trainer.output_dir))
         assert run("-c", code, check=False).returncode == expected
@@ -44,7 +42,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
 def test_a_lock_that_is_given_up_meanwhile_is_taken(tmp_path):
     with held(tmp_path) as process:
         threading.Timer(1, process.kill).start()
-        with exclusive_lock(tmp_path, patience=30):
+        with exclusive_lock(tmp_path, timeout=30):
             assert process.wait() != 0
 
 

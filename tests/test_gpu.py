@@ -11,11 +11,10 @@ from benchmarks.training_memory import count_memory
 from modeling.build import build_generator
 from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
 from sampling.pipeline import AliTokPipeline
-from tests.conftest import ROOT
 from tests.support import toy
+from tests.support.paths import ROOT
 from tests.support.resuming import interrupted
-from tests.test_generator_training import generator_trainer
-from tests.test_training_memory import train_step
+from tests.support.trainings import generator_trainer, train_step
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
 from training.checkpoint import list_checkpoints, load_checkpoint_weights

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters
 from sampling.autoregressive import CodeSampler, SamplingSettings
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 from utils.config import load_config

@@ -1,0 +1,13 @@
+"""The lock of an output folder."""
+
+import threading
+
+from tests.support.launch import held
+from utils.folder_lock import exclusive_lock
+
+
+def test_a_lock_that_is_given_up_meanwhile_is_taken(tmp_path):
+    with held(tmp_path) as process:
+        threading.Timer(1, process.kill).start()
+        with exclusive_lock(tmp_path, timeout=30):
+            assert process.wait() != 0

@@ -11,7 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pytest
 
+from sampling.pipeline import save_pretrained
+from tests.support import toy
 from tests.support.parity import PARITY
+from utils.weights import export_weights
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +28,18 @@ def parity():
     return load
 
 
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """tmp_path/images: 12 images per class in train/ and in val/."""
+    return toy.write_images(tmp_path / "images")
+
+
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory) -> Path:
     """A folder of toy weights, to read only.
 
     hub/ as `save_pretrained` writes it; generator/ and tokenizer/ with exported weights; ar.yaml.
     """
-    from sampling.pipeline import save_pretrained
-    from tests.support import toy
-    from utils.weights import export_weights
-
     folder = tmp_path_factory.mktemp("pretrained")
     tokenizer = toy.tokenizer(init_std=0.3)  # large enough for images that differ
     save_pretrained(folder / "hub", tokenizer, toy.generator())

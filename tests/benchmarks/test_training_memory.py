@@ -13,7 +13,7 @@ from utils.schema import ARConfig
 
 
 class PeakTensors(AliveTensors):
-    """The most that was alive after any operation, too."""
+    """Also remembers the most bytes alive after any operation."""
 
     peak = 0
 
@@ -27,7 +27,7 @@ def test_tensors_are_counted_while_they_live():
     given = torch.zeros(1000)
     with PeakTensors() as tensors:
         a = torch.zeros(1000)
-        b, d = a[10:], given[10:].add_(1)  # no storage of their own
+        b, d = a[10:], given[10:].add_(1)  # views of other storage
         c = a + 1
         assert tensors.alive() == 8000
         del a
@@ -40,7 +40,7 @@ def test_tensors_are_counted_while_they_live():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch):
-    monkeypatch.setattr("modeling.layers.attention.SHORT", 0)  # in float32 the fused kernel, as on a GPU
+    monkeypatch.setattr("modeling.layers.attention.SHORT", 0)  # the fused kernel in float32 too, as on a GPU
     torch.manual_seed(0)
     model = AliTokGenerator(
         GeneratorConfig(
@@ -57,11 +57,11 @@ def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.03), fused=True)
     codes, class_ids = torch.randint(0, 256, (32, 73)), torch.arange(32) % 10
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16)
-    train_step(model, optimizer, codes, class_ids, autocast)  # makes AdamW's moments
+    train_step(model, optimizer, codes, class_ids, autocast)  # allocates AdamW's moments
     with PeakTensors() as tensors:
         train_step(model, optimizer, codes, class_ids, autocast)
     weights = sum(p.numel() for p in model.parameters())
-    real = tensors.peak + weights * 12  # gradients are made within
+    real = tensors.peak + weights * 12  # gradients are allocated inside the step
     with autocast:
         counted = count_forward(model, codes, class_ids, average=False).total
     assert real <= counted <= 1.25 * real

@@ -45,7 +45,7 @@ def test_tokenizer_files_build(file):
 
 @pytest.mark.parametrize("file", AR_FILES + TOKENIZER_FILES)
 def test_files_say_every_key(file):
-    """The YAML files are the documentation: what the schema has, they show, with a comment."""
+    """The YAML files are the documentation: they show every key of the schema."""
     schema = TokenizerConfig if "tokenizer" in file else ARConfig
     given = OmegaConf.to_container(OmegaConf.load(file))
     full = OmegaConf.to_container(OmegaConf.structured(load_config(schema, "", [f"config={file}"])))
@@ -59,7 +59,7 @@ def test_files_say_every_key(file):
                 found += missing(ours[key], value, f"{prefix}{key}.")
         return found
 
-    # The generator's codebook size always is the tokenizer's, and is not for users to set.
+    # The generator's codebook size is always the tokenizer's; users do not set it.
     assert missing(given, full) in ([], ["model.generator.codebook_size"])
 
 

@@ -7,7 +7,8 @@ from utils.errors import UserError
 
 
 def test_imagenet_names():
-    assert class_id("golden retriever", 1000) == 207 and class_id(" Siberian Husky", 1000) == 250
+    assert class_id("golden retriever", 1000) == 207
+    assert class_id(" Siberian Husky", 1000) == 250
     assert class_id("999", 1000) == 999
     for text, message in (
         ("golden retreiver", "did you mean 'golden retriever'"),

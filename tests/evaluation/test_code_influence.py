@@ -8,10 +8,11 @@ from tests.support import toy
 
 
 def test_code_reach_knows_the_decoders_direction():
-    """Of a causal decoder no code acts on earlier patches; of a bidirectional one many do."""
+    """In a causal decoder no code changes earlier patches; in a bidirectional one many do."""
     codes = torch.randint(0, toy.CODEBOOK_SIZE, (4, toy.NUM_CODES), generator=torch.Generator().manual_seed(0))
     causal, bidirectional = (code_reach(toy.tokenizer(stage, init_std=0.3), codes) for stage in (1, 2))
     for shares in (causal, bidirectional):
         assert sum(shares.values()) == pytest.approx(1)
-    assert causal["earlier"] == 0 and min(causal["own"], causal["later"]) > 0.05
+    assert causal["earlier"] == 0
+    assert min(causal["own"], causal["later"]) > 0.05
     assert min(bidirectional.values()) > 0.05

@@ -21,6 +21,7 @@ def test_bf16_weights_and_cache():
     cast_parameters(rounded, torch.bfloat16)
     classes = torch.arange(4)
     states = [model.start(classes) for model in (exact, rounded)]
-    assert states[1].cache.keys.dtype == torch.bfloat16 and rounded.rope.dtype == torch.float32
+    assert states[1].cache.keys.dtype == torch.bfloat16
+    assert rounded.rope.dtype == torch.float32
     logits = [model.step(state, None) for model, state in zip((exact, rounded), states, strict=True)]
     torch.testing.assert_close(*logits, atol=0.05, rtol=0.05)

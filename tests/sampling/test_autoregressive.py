@@ -9,7 +9,7 @@ from tests.support import toy
 SETTINGS = SamplingSettings(4.0, 1.0)
 
 
-def test_filled_up_batches_draw_the_same():
+def test_padded_batches_draw_the_same():
     generator, classes, noise = toy.generator(), torch.tensor([0, 1, 2]), image_noise(0, range(3), toy.NUM_CODES)
     sampler = CodeSampler(generator, SETTINGS, fixed_rows=5)
     assert torch.equal(sampler(classes, noise), sample_codes(generator, classes, noise, SETTINGS))
@@ -17,18 +17,22 @@ def test_filled_up_batches_draw_the_same():
         sampler(torch.zeros(6, dtype=torch.long), image_noise(0, range(6), toy.NUM_CODES))
 
 
-def test_no_guidance_work_without_guidance():
-    assert SamplingSettings(0.0).scales(7) is None and SamplingSettings(1.0).scales(7) is None
-    assert SamplingSettings(2.0).scales(7)
-    rows = []
-    generator = toy.generator()
-    generator.start, begin = (lambda class_ids: rows.append(len(class_ids)) or begin(class_ids)), generator.start
+def test_no_guidance_work_without_guidance(monkeypatch):
+    """Guided decoding runs two rows per image, unguided decoding one."""
+    generator, rows = toy.generator(), []
+    start = generator.start
+
+    def counting_start(class_ids: torch.Tensor):
+        rows.append(len(class_ids))
+        return start(class_ids)
+
+    monkeypatch.setattr(generator, "start", counting_start)
     for scale in (1.0, 4.0):
         sample_codes(generator, torch.tensor([0, 1]), image_noise(0, [0, 1], 7), SamplingSettings(scale))
     assert rows == [2, 4]
 
 
-def test_cuts_and_temperature_reach_the_draws():
+def test_top_k_top_p_and_temperature_reach_the_draws():
     generator, classes, noise = toy.generator(), torch.arange(4), image_noise(0, range(4), toy.NUM_CODES)
     greedy = sample_codes(generator, classes, noise, SamplingSettings(4.0, temperature=0))
     assert not torch.equal(greedy, sample_codes(generator, classes, noise, SETTINGS))

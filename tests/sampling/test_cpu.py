@@ -19,8 +19,8 @@ def test_packed_linear_is_linear(dtype, tolerance):
         torch.testing.assert_close(PackedLinear(linear, 5)(x), linear(x), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_the_optimized_step_computes_the_same(compile):
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_optimized_decoding_equals_plain_decoding(compile):
     plain, fast = toy.generator(), toy.generator()
     fast.requires_grad_(False).optimize_for_sampling(6, compile)
     class_ids, codes = torch.tensor([0, 1, 2, 3, 4, 4]), torch.randint(0, toy.CODEBOOK_SIZE, (6, toy.NUM_CODES))

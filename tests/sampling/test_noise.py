@@ -24,11 +24,14 @@ def test_noise_belongs_to_the_image():
 
 def test_top_k_and_top_p_keep_the_most_likely():
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.05, 0.05, 0.0, 0.9]]).log()
-    kept = lambda *cut: keep_likely(logits, *cut).isfinite().tolist()  # noqa: E731
+
+    def kept(top_k: int | None, top_p: float | None) -> list[list[bool]]:
+        return keep_likely(logits, top_k, top_p).isfinite().tolist()
+
     assert kept(None, None) == kept(4, 1.0) == logits.isfinite().tolist()
     assert kept(1, None) == [[False, True, False, False], [False, False, False, True]]
     assert kept(2, None)[0] == [False, True, False, True]
-    assert kept(None, 0.65)[0] == [False, True, False, True]  # 0.4 + 0.3 reach it
+    assert kept(None, 0.65)[0] == [False, True, False, True]  # 0.4 + 0.3 reach 0.65
     assert kept(None, 0.75)[0] == [False, True, True, True]
     assert kept(None, 0.01) == kept(1, None)
     assert kept(3, 0.5)[1] == [False, False, False, True]

@@ -25,7 +25,8 @@ def test_codes_do_not_depend_on_the_batch(pretrained):
 def test_pipeline_from_folder_file_and_hub(pretrained, tmp_path, monkeypatch):
     whole = AliTokPipeline.from_pretrained(pretrained / "hub", seed=3)
     images = whole.generate([0, 1, 2])
-    assert images.shape == (3, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE) and 0 <= images.min() <= images.max() <= 1
+    assert images.shape == (3, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
+    assert 0 <= images.min() <= images.max() <= 1
     file = pretrained / "generator" / "pytorch_model.bin"
     tokenizer = pretrained / "tokenizer" / "model.safetensors"
     parts = AliTokPipeline.from_pretrained(file, tokenizer=tokenizer, config=pretrained / "ar.yaml", seed=3)
@@ -60,7 +61,7 @@ def test_a_training_folder_is_enough(pretrained, tmp_path):
 
 def test_stream_ends_with_the_image(pretrained):
     pipeline = AliTokPipeline.from_pretrained(pretrained / "hub")
-    steps = list(pipeline.stream([0, 3], every=3))
-    assert len(steps) == 3  # after 3, 6 and all 7 codes
-    torch.testing.assert_close(steps[-1], pipeline.generate([0, 3]))
-    assert not torch.equal(steps[0], steps[-1])
+    images = list(pipeline.stream([0, 3], every=3))
+    assert len(images) == 3  # after 3, 6 and all 7 codes
+    torch.testing.assert_close(images[-1], pipeline.generate([0, 3]))
+    assert not torch.equal(images[0], images[-1])

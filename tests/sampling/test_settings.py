@@ -1,4 +1,4 @@
-"""How codes are drawn: settings out of range are refused."""
+"""Settings of sampling."""
 
 import pytest
 
@@ -11,3 +11,9 @@ from sampling.autoregressive import SamplingSettings
 def test_settings_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingSettings(**wrong)
+
+
+def test_a_scale_of_zero_or_one_means_no_guidance():
+    assert SamplingSettings(0.0).scales(7) is None
+    assert SamplingSettings(1.0).scales(7) is None
+    assert SamplingSettings(2.0).scales(7)

@@ -13,15 +13,17 @@ from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
 from dataset.token_cache.metadata import read_metadata
 from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
-from tests.support import toy
+from tests.support import commands, toy
 from tests.support.launch import run
 from training.logging import read_log
 from utils.config import read_tokenizer_config
 from utils.weights import read_state_dict
 
+pytestmark = pytest.mark.slow
+
 
 class Pipeline:
-    """All steps at toy size in one folder, with the given number of processes."""
+    """All scripts at toy size in one folder, with the given number of processes."""
 
     def __init__(self, folder: Path, images: Path, processes: int):
         self.folder = folder
@@ -32,49 +34,26 @@ class Pipeline:
             toy.write_tokenizer_config(folder / f"stage{stage}.yaml", stage, per_gpu_batch_size=8 // processes)
 
     def train_tokenizer(self, stage: int, *overrides: str) -> None:
-        run(
-            "train_tokenizer/train_tokenizer.py",
-            *("experiment.save_every=2", "experiment.keep_checkpoints=5"),
-            f"config={self.folder / f'stage{stage}.yaml'}",
-            f"experiment.output_dir={self.folder / f'stage{stage}'}",
-            f"dataset.params.data_path={self.images}",
-            *overrides,
-            processes=self.processes,
-        )
+        options = ("experiment.save_every=2", "experiment.keep_checkpoints=5", *overrides)
+        config, output = self.folder / f"stage{stage}.yaml", self.folder / f"stage{stage}"
+        run(*commands.train_tokenizer(config, self.images, output, *options), processes=self.processes)
 
-    def pretokenize(self, tokenizer: Path, cache: Path, *flags: str, **options) -> subprocess.CompletedProcess:
-        return run(
-            "pretokenization.py",
-            *("--img_size", toy.IMAGE_SIZE, "--batch_size", 5, "--num_workers", 0, "--data_path", self.images),
-            *("--tokenizer_config", self.folder / "stage2.yaml", "--tokenizer_checkpoint", tokenizer),
-            *("--cached_path", cache, *flags),
-            processes=self.processes,
-            **options,
-        )
+    def pretokenize(self, tokenizer: Path, *flags: str, check: bool = True) -> subprocess.CompletedProcess:
+        config, cache = self.folder / "stage2.yaml", self.folder / "cache"
+        command = commands.pretokenize(self.images, config, tokenizer, cache, "--batch_size", 5, *flags)
+        return run(*command, processes=self.processes, check=check)
 
-    def train_ar(self, cache: Path, tokenizer: Path, *overrides: str) -> None:
-        run(
-            "train_ar.py",
-            f"config={self.ar_config}",
-            f"experiment.output_dir={self.folder / 'ar'}",
-            f"dataset.params.pretokenization={cache}",
-            f"dataset.params.pretokenization_val={cache}",
-            f"experiment.tokenizer_checkpoint={tokenizer}",
-            *overrides,
-            processes=self.processes,
-        )
+    def train_ar(self, tokenizer: Path) -> None:
+        cache = self.folder / "cache"
+        options = (f"dataset.params.pretokenization_val={cache}", f"experiment.tokenizer_checkpoint={tokenizer}")
+        run(*commands.train_ar(self.ar_config, cache, self.folder / "ar", *options), processes=self.processes)
 
-    def sample(self, generator: Path, tokenizer: Path, name: str, *overrides: str, **options):
-        return run(
-            "sample_imagenet.py",
-            f"config={self.ar_config}",
-            f"experiment.output_dir={self.folder / name}",
-            f"experiment.generator_checkpoint={generator}",
-            f"experiment.tokenizer_checkpoint={tokenizer}",
-            *overrides,
-            processes=self.processes,
-            **options,
-        )
+    def sample(
+        self, generator: Path, tokenizer: Path, *overrides: str, check: bool = True
+    ) -> subprocess.CompletedProcess:
+        output = self.folder / "samples"
+        command = commands.sample_imagenet(self.ar_config, generator, tokenizer, output, *overrides)
+        return run(*command, processes=self.processes, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +64,9 @@ def single(tmp_path_factory) -> Pipeline:
     pipeline.train_tokenizer(1)
     pipeline.train_tokenizer(2, f"experiment.init_from={folder / 'stage1' / 'model.safetensors'}")
     tokenizer = folder / "stage2" / "pytorch_model.bin"
-    pipeline.pretokenize(tokenizer, folder / "cache", "--ten_crop")
-    pipeline.train_ar(folder / "cache", tokenizer)
-    pipeline.sample(folder / "ar" / "pytorch_model.bin", tokenizer, "samples", "sampling.save_png=true")
+    pipeline.pretokenize(tokenizer, "--ten_crop")
+    pipeline.train_ar(tokenizer)
+    pipeline.sample(folder / "ar" / "pytorch_model.bin", tokenizer, "sampling.save_png=true")
     return pipeline
 
 
@@ -98,13 +77,13 @@ def double(single, tmp_path_factory) -> Pipeline:
     pipeline = Pipeline(folder, single.images, processes=2)
     pipeline.train_tokenizer(1)
     tokenizer = single.folder / "stage2" / "pytorch_model.bin"
-    pipeline.pretokenize(tokenizer, folder / "cache", "--ten_crop")
-    pipeline.train_ar(folder / "cache", tokenizer)
-    pipeline.sample(single.folder / "ar" / "model.safetensors", tokenizer, "samples", "sampling.batch_size=3")
+    pipeline.pretokenize(tokenizer, "--ten_crop")
+    pipeline.train_ar(tokenizer)
+    pipeline.sample(single.folder / "ar" / "model.safetensors", tokenizer, "sampling.batch_size=3")
     return pipeline
 
 
-def test_every_step_leaves_its_results(single):
+def test_every_script_leaves_its_results(single):
     for name in ("stage1", "stage2", "ar"):
         assert list((single.folder / name / "previews").glob("*.png")), f"{name}: no previews"
         folder = single.folder / name
@@ -119,7 +98,8 @@ def test_cached_codes_are_the_tokenizers(single):
     cache = open_token_cache(single.folder / "cache")
     config = read_tokenizer_config(single.folder / "stage2.yaml")
     tokenizer = load_tokenizer(config, single.folder / "stage2" / "pytorch_model.bin")
-    assert len(cache) == len(images) and cache.labels.tolist() == images.labels.tolist()
+    assert len(cache) == len(images)
+    assert cache.labels.tolist() == images.labels.tolist()
     assert (cache.folder / "paths.txt").read_text().splitlines() == list(images.paths)
     for i in (0, 17, len(images) - 1):
         crop = to_uint8(center_crop(read_rgb(images.root / images.paths[i]), int(1.1 * toy.IMAGE_SIZE)))
@@ -130,7 +110,8 @@ def test_cached_codes_are_the_tokenizers(single):
 def test_samples_are_adms_format(single):
     with np.load(single.folder / "samples.npz", allow_pickle=False) as arrays:
         images, labels = arrays["arr_0"], arrays["arr_1"]
-    assert images.shape == (10, toy.IMAGE_SIZE, toy.IMAGE_SIZE, 3) and images.dtype == np.uint8
+    assert images.shape == (10, toy.IMAGE_SIZE, toy.IMAGE_SIZE, 3)
+    assert images.dtype == np.uint8
     assert labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert (np.array(read_rgb(single.folder / "samples" / "000007.png")) == images[7]).all()
     assert len(np.unique(images.reshape(10, -1), axis=0)) > 1
@@ -147,30 +128,32 @@ def test_evaluator_prints_adms_lines(single):
     assert names == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
     same = run(evaluator, reference, reference, "--classifier", classifier).stdout
     values = dict(line.split(": ") for line in same.strip().splitlines()[-5:])
-    assert abs(float(values["FID"])) < 1e-3 and float(values["Precision"]) == 1.0
+    assert abs(float(values["FID"])) < 1e-3
+    assert float(values["Precision"]) == 1.0
 
 
-def test_finished_steps_are_not_done_again(single):
+def test_finished_outputs_are_not_made_again(single):
     before = {p: p.stat().st_mtime_ns for p in single.folder.rglob("*") if p.name in ("model.safetensors", "00000.npy")}
     tokenizer = single.folder / "stage2" / "pytorch_model.bin"
-    result = single.pretokenize(tokenizer, single.folder / "cache", "--ten_crop")
+    result = single.pretokenize(tokenizer, "--ten_crop")
     assert "is complete" in result.stdout
-    assert "is complete" in single.sample(single.folder / "ar" / "pytorch_model.bin", tokenizer, "samples").stdout
+    assert "is complete" in single.sample(single.folder / "ar" / "pytorch_model.bin", tokenizer).stdout
     single.train_tokenizer(1)
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
 
 
 def test_other_settings_are_refused_not_mixed(single):
-    result = single.pretokenize(single.folder / "stage2" / "pytorch_model.bin", single.folder / "cache", check=False)
-    assert result.returncode == 2 and "holds another cache: num_views is 10 there, 2 now" in result.stderr
+    result = single.pretokenize(single.folder / "stage2" / "pytorch_model.bin", check=False)
+    assert result.returncode == 2
+    assert "holds another cache: num_views is 10 there, 2 now" in result.stderr
     result = single.sample(
         single.folder / "ar" / "pytorch_model.bin",
         single.folder / "stage2" / "pytorch_model.bin",
-        "samples",
         "model.generator.seed=1",
         check=False,
     )
-    assert result.returncode == 2 and "seed 42, now it is 1" in result.stderr
+    assert result.returncode == 2
+    assert "seed 42, now it is 1" in result.stderr
 
 
 def test_two_processes_cache_the_same_bytes(single, double):
@@ -196,8 +179,8 @@ def test_two_processes_train_like_one(single, double):
 
     early = "checkpoints/step_00000002/model.safetensors"
     torch.testing.assert_close(stage1(single, early), stage1(double, early), atol=1e-6, rtol=0)
-    # Dead codes with the same nearest latent become twins, and from the third step on the last bit of a distance
-    # decides which of them is used: what one run has under a number the other may have under another.
+    # Dead codes with the same nearest latent become equal, and from the third step on rounding decides which of
+    # them is used. So a code of one run may have another index in the other run.
     one, two = (stage1(p, "pytorch_model.bin") for p in (single, double))
     apart = (one.pop("quantize.embedding.weight")[:, None] - two.pop("quantize.embedding.weight")).abs().amax(-1)
     for nearest in (apart.amin(0), apart.amin(1)):

@@ -1,7 +1,6 @@
 """Every script answers bad input with one line and exit code 2."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 
 from modeling.frozen.small_classifier import Classifier, save_classifier
-from tests.support import toy
+from tests.support import launch, toy
+from tests.support.commands import pretokenize, sample_imagenet
 from tests.support.paths import ROOT
 from utils.weights import export_weights
 
@@ -26,7 +26,8 @@ def run(monkeypatch, capfd):
             runpy.run_path(str(script), run_name="__main__")
         assert caught.value.code == 2
         lines = capfd.readouterr().err.strip().splitlines()
-        assert lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)
+        assert lines[-1].startswith("error: ")
+        assert not any("Traceback" in line for line in lines)
         return lines[-1]
 
     return call
@@ -68,16 +69,10 @@ def test_size_and_cache_mismatches(run, tmp_path):
 
 
 def test_class_ids_out_of_range(run, tmp_path):
-    weights = export_weights(tmp_path / "g", toy.generator().state_dict())[1]
+    generator = export_weights(tmp_path / "g", toy.generator().state_dict())[1]
     tokenizer = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
-    message = run(
-        "sample_imagenet.py",
-        f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}",
-        f"experiment.output_dir={tmp_path / 'out'}",
-        f"experiment.generator_checkpoint={weights}",
-        f"experiment.tokenizer_checkpoint={tokenizer}",
-        "sampling.class_ids=[1,4]",
-    )
+    config = toy.write_ar_config(tmp_path / "ar.yaml")
+    message = run(*sample_imagenet(config, generator, tokenizer, tmp_path / "out", "sampling.class_ids=[1,4]"))
     assert message.endswith("sampling.class_ids: 4 is out of range, the classes are 0 to 3")
 
 
@@ -86,12 +81,9 @@ def test_undecodable_files_end_pretokenization(run, tmp_path):
     (images / "train" / "class_1" / "broken.JPEG").write_bytes(b"no image")
     config = toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
     weights = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
-    message = run(
-        "pretokenization.py",
-        *("--img_size", 16, "--num_workers", 0, "--data_path", images, "--tokenizer_config", config),
-        *("--tokenizer_checkpoint", weights, "--cached_path", tmp_path / "cache"),
-    )
-    assert "1 files cannot be decoded" in message and "broken.JPEG" in message
+    message = run(*pretokenize(images, config, weights, tmp_path / "cache"))
+    assert "1 files cannot be decoded" in message
+    assert "broken.JPEG" in message
     assert not (tmp_path / "cache" / "metadata.json").exists()
 
 
@@ -114,7 +106,7 @@ def test_evaluator_files(run, tmp_path):
     assert "is not there" in run(script, good, good, "--inception", tmp_path / "none.pth")
 
 
-def test_counts_below_the_least(monkeypatch, capfd):
+def test_counts_below_the_minimum(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["pretokenization.py", "--max_images", "0"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(ROOT / "pretokenization.py"), run_name="__main__")
@@ -122,7 +114,9 @@ def test_counts_below_the_least(monkeypatch, capfd):
     assert capfd.readouterr().err.endswith("error: argument --max_images: is 0; it must be at least 1\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_ar.py", "train_tokenizer/train_tokenizer.py", "sample_imagenet.py"])
 def test_help_lists_the_keys(script):
-    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
-    assert "output_dir" in result.stdout and "encoder" in result.stdout
+    result = launch.run(script, "--help")
+    assert "output_dir" in result.stdout
+    assert "encoder" in result.stdout

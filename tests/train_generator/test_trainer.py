@@ -1,14 +1,14 @@
 """Generator training in this process."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 
 from tests.support import toy
-from tests.support.resuming import assert_equal_checkpoints, interrupted
+from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
 from tests.support.trainings import generator_trainer
-from train_generator.trainer import GeneratorTrainer, parameter_groups
+from train_generator.trainer import parameter_groups
 from training.checkpoint import list_checkpoints
 from training.logging import read_log
 from utils.weights import read_state_dict
@@ -17,7 +17,7 @@ from utils.weights import read_state_dict
 def test_generator_training_resumes_bit_for_bit(tmp_path):
     whole = generator_trainer(tmp_path, "whole")
     whole.run()
-    parts = interrupted(lambda *a: generator_trainer(tmp_path, *a), 3)
+    parts = interrupted(partial(generator_trainer, tmp_path), stop_at=3)
     assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
 
 
@@ -32,17 +32,11 @@ def test_generator_learns_and_exports_its_average(tmp_path):
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):
-    """Dropout off: the two differ in how random numbers fall otherwise."""
-    off = [f"model.generator.{k}=0" for k in ("dropout", "attn_drop", "tok_dropout", "class_label_dropout")]
+    """Without dropout, as the two would draw different masks."""
     results = []
     for batch, accumulation in ((8, 1), (2, 4)):
-        trainer = generator_trainer(
-            tmp_path,
-            f"run{batch}",
-            f"training.per_gpu_batch_size={batch}",
-            f"training.gradient_accumulation_steps={accumulation}",
-            *off,
-        )
+        sizes = (f"training.per_gpu_batch_size={batch}", f"training.gradient_accumulation_steps={accumulation}")
+        trainer = generator_trainer(tmp_path, f"run{batch}", *sizes, *toy.NO_DROPOUT)
         trainer.run()
         results.append(trainer.generator.state_dict())
     for key, value in results[0].items():
@@ -54,35 +48,30 @@ def test_weight_decay_is_for_matrices_only():
     decayed, plain = parameter_groups(model, 0.03)
     names = {id(p): name for name, p in model.named_parameters()}
     decayed_names = {names[id(p)] for p in decayed["params"]}
-    assert decayed["weight_decay"] == 0.03 and plain["weight_decay"] == 0.0
+    assert decayed["weight_decay"] == 0.03
+    assert plain["weight_decay"] == 0.0
     assert {"output.weight", "blocks.0.attn.qkv.weight", "blocks.1.mlp.w2.weight"} <= decayed_names
     assert not any("norm" in n or n.endswith("bias") or n.startswith("embeddings") for n in decayed_names)
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_like_eager_ones(tmp_path):
-    off = [f"model.generator.{k}=0" for k in ("dropout", "attn_drop", "tok_dropout", "class_label_dropout")]
     losses = []
     for flag in ("false", "true"):
-        trainer = generator_trainer(tmp_path, f"run_{flag}", f"training.compile={flag}", *off)
+        trainer = generator_trainer(tmp_path, f"run_{flag}", f"training.compile={flag}", *toy.NO_DROPOUT)
         loader = iter(trainer.loader())
         losses.append([float(trainer.train_step([trainer.to_device(next(loader))])["loss"]) for _ in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-RESUME = "experiment.resume=auto"
-
-
-def build(tmp_path: Path, *overrides: str) -> GeneratorTrainer:
-    """8 steps of AR training with a moving average, in tmp_path/run."""
-    return generator_trainer(tmp_path, "run", "experiment.eval_every=100", *overrides)
-
-
 def test_changed_hyperparameters_are_those_of_the_configuration(tmp_path):
-    build(tmp_path, "training.max_train_steps=4").run()
+    generator_trainer(tmp_path, "run", "training.max_train_steps=4").run()
     changes = ("optimizer.params.weight_decay=0.5", "optimizer.params.beta2=0.5")
-    resumed = build(tmp_path, RESUME, *changes)
+    resumed = generator_trainer(tmp_path, "run", RESUME, *changes)
     groups = resumed.optimizer.param_groups
-    assert [g["weight_decay"] for g in groups] == [0.5, 0.0] and {g["betas"] for g in groups} == {(0.9, 0.5)}
+    assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
+    assert {g["betas"] for g in groups} == {(0.9, 0.5)}
     state = next(iter(resumed.optimizer.state.values()))
-    assert state["step"] == 4 and state["exp_avg_sq"].abs().sum() > 0
+    assert state["step"] == 4
+    assert state["exp_avg_sq"].abs().sum() > 0

@@ -6,45 +6,45 @@ import pytest
 import torch
 
 from tests.support import toy
+from tests.support.commands import pretokenize
 from tests.support.launch import run
+from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer
-from train_generator.trainer import GeneratorTrainer
 from training.logging import read_log
 from utils.errors import UserError
 from utils.weights import export_weights, exported_step
 
-RESUME = "experiment.resume=auto"
+
+def pretend_another_tokenizer(cache: Path) -> None:
+    """The cache's metadata names another tokenizer's hash from now on."""
+    metadata = cache / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
 
 
-def build(tmp_path: Path, *overrides: str) -> GeneratorTrainer:
-    """8 steps of AR training with a moving average, in tmp_path/run."""
-    return generator_trainer(tmp_path, "run", "experiment.eval_every=100", *overrides)
-
-
-def test_another_tokenizers_cache_is_refused_and_another_size_told(tmp_path, capfd):
-    build(tmp_path, "training.max_train_steps=4").run()
+def test_another_tokenizers_cache_is_refused_and_another_size_reported(tmp_path, capfd):
+    generator_trainer(tmp_path, "run", "training.max_train_steps=4").run()
     metadata = tmp_path / "cache" / "metadata.json"
     original = metadata.read_text()
-    metadata.write_text(original.replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
+    pretend_another_tokenizer(tmp_path / "cache")
     with pytest.raises(UserError, match=r"codes so far were of another tokenizer.*SHA-256 none and other"):
-        build(tmp_path, RESUME)
+        generator_trainer(tmp_path, "run", RESUME)
     metadata.write_text(original)
-    build(tmp_path, RESUME, "experiment.max_train_examples=20")
+    generator_trainer(tmp_path, "run", RESUME, "experiment.max_train_examples=20")
     assert "24 training images before, 20 now" in capfd.readouterr().out
 
 
-def test_what_previews_need_is_asked_for_at_the_start(tmp_path):
+def test_missing_parts_of_previews_fail_at_the_start(tmp_path):
     weights = tmp_path / "tokenizer.safetensors"
     weights.write_bytes(b"truncated")
     with pytest.raises(UserError, match=r"tokenizer.safetensors is damaged"):
-        build(tmp_path, f"experiment.tokenizer_checkpoint={weights}")
+        generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
     with pytest.raises(UserError, match="guidance_scale_pow is -1"):
-        build(tmp_path, "model.generator.guidance_scale_pow=-1")
+        generator_trainer(tmp_path, "run", "model.generator.guidance_scale_pow=-1")
 
 
 def test_a_failing_preview_costs_no_training(tmp_path, capfd, monkeypatch):
     weights = export_weights(tmp_path / "tokenizer", toy.tokenizer().state_dict())[1]
-    trainer = build(tmp_path, f"experiment.tokenizer_checkpoint={weights}")
+    trainer = generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
 
     def decode(codes: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -62,28 +62,25 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path):
         generator_trainer(tmp_path, "run", "model.generator.condition_num_classes=3")
 
 
+@pytest.mark.slow
 def test_images_without_a_cache_train_like_their_cache(tmp_path):
     """The same order, the same views: the losses are those of the cached codes."""
     images = toy.write_images(tmp_path / "images", noise=True)
     toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
     weights = export_weights(tmp_path / "w", toy.tokenizer(init_std=1.0).state_dict())[1]
-    run(
-        *("pretokenization.py", "--img_size", toy.IMAGE_SIZE, "--ten_crop", "--num_workers", 0),
-        *("--data_path", images, "--tokenizer_config", tmp_path / "2.yaml"),
-        *("--tokenizer_checkpoint", weights, "--cached_path", tmp_path / "cache"),
-    )
-    losses = []
-    for data in (
-        [f"dataset.params.pretokenization={tmp_path / 'cache'}", "dataset.params.pretokenization_val=null"],
-        ["dataset.params.pretokenization=null", f"dataset.params.data_path={images}"],
-    ):
-        common = [f"experiment.tokenizer_checkpoint={weights}", "experiment.log_every=1", *data]
-        trainer = generator_trainer(tmp_path, f"run{len(losses)}", *common)
+    run(*pretokenize(images, tmp_path / "2.yaml", weights, tmp_path / "cache", "--ten_crop"))
+
+    def train(name: str, *data: str) -> list[dict]:
+        common = (f"experiment.tokenizer_checkpoint={weights}", "experiment.log_every=1")
+        trainer = generator_trainer(tmp_path, name, *common, *data)
         trainer.run()
-        rows = read_log(trainer.output_dir)
-        losses.append([r["loss"] for r in rows if "loss" in r])
+        return read_log(trainer.output_dir)
+
+    from_cache = train("codes", "dataset.params.pretokenization_val=null")
+    from_images = train("images", "dataset.params.pretokenization=null", f"dataset.params.data_path={images}")
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (from_cache, from_images)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    assert any("val_loss" in r for r in rows)  # of the split `val` of the images
+    assert any("val_loss" in row for row in from_images)  # on the images' split `val`
     with pytest.raises(UserError, match="set pretokenization to a token cache, or data_path"):
         generator_trainer(tmp_path, "none", "dataset.params.pretokenization=null")
 
@@ -91,7 +88,6 @@ def test_images_without_a_cache_train_like_their_cache(tmp_path):
 def test_caches_of_different_tokenizers_are_refused(tmp_path):
     for name in ("cache", "val"):
         toy.write_token_cache(tmp_path / name)
-    path = tmp_path / "val" / "metadata.json"
-    path.write_text(path.read_text().replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
+    pretend_another_tokenizer(tmp_path / "val")
     with pytest.raises(UserError, match="made with different tokenizers"):
         generator_trainer(tmp_path, "run", f"dataset.params.pretokenization_val={tmp_path / 'val'}")

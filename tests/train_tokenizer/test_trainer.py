@@ -1,7 +1,6 @@
 """Tokenizer training: phases, exact resume, what is frozen, what is exported."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,23 +10,21 @@ from tests.support import toy
 from tests.support.launch import run
 from tests.support.resuming import assert_equal_checkpoints, interrupted
 from tests.support.trainings import tokenizer_trainer
+from train_tokenizer.trainer import TokenizerTrainer
 from training.checkpoint import list_checkpoints
 from training.logging import read_log
 from utils.errors import UserError
 from utils.weights import read_state_dict
 
 
-@pytest.fixture
-def images(tmp_path) -> Path:
-    return toy.write_images(tmp_path / "images")
-
-
 @pytest.mark.parametrize("stop_at", [3, 7])  # before and within the GAN phase
 def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
-    average = "training.use_ema=true"
-    whole = tokenizer_trainer(tmp_path, "whole", 1, average)
+    def build(name: str, *overrides: str) -> TokenizerTrainer:
+        return tokenizer_trainer(tmp_path, name, 1, "training.use_ema=true", *overrides)
+
+    whole = build("whole")
     whole.run()
-    parts = interrupted(lambda *a: tokenizer_trainer(tmp_path, a[0], 1, average, *a[1:]), stop_at)
+    parts = interrupted(build, stop_at)
     assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
     assert [r["loss"] for r in read_log(whole.output_dir) if "loss" in r]
 
@@ -41,7 +38,8 @@ def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
     stage2.run()
     one, two = (read_state_dict(t.output_dir / "pytorch_model.bin") for t in (stage1, stage2))
     frozen = [k for k in one if k.startswith(("encoder.", "quantize.", "latent_tokens"))]
-    assert frozen and all(torch.equal(one[k], two[k]) for k in frozen)
+    assert frozen
+    assert all(torch.equal(one[k], two[k]) for k in frozen)
     changed = [k for k, v in before.items() if not torch.equal(v, two[f"decoder.{k}"])]
     assert len(changed) == len(before)
     assert not any(k.startswith("decoder.ffn_aux") for k in two)
@@ -57,11 +55,11 @@ def test_gan_steps_alternate(tmp_path, images):
     def moved(model, before) -> bool:
         return any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
-    for turn in ("generator", "discriminator", "generator"):
+    for turn in ("tokenizer", "discriminator", "tokenizer"):
         before = [[p.clone() for p in m.parameters()] for m in (trainer.tokenizer, trainer.discriminator)]
         usage = trainer.tokenizer.quantize.embed_prob.clone()
         trainer.train_step([batch])
-        assert moved(trainer.tokenizer, before[0]) == (turn == "generator")
+        assert moved(trainer.tokenizer, before[0]) == (turn == "tokenizer")
         assert moved(trainer.discriminator, before[1]) == (turn == "discriminator")
         assert torch.equal(usage, trainer.tokenizer.quantize.embed_prob) == (turn == "discriminator")
 
@@ -75,15 +73,16 @@ def test_phases_are_announced_and_their_ends_kept(tmp_path, images, capfd):
     assert [(r["step"], r["phase"]) for r in rows if "phase" in r] == [(0, 1), (6, 2)]
     assert {r["step"] for r in rows if "val_psnr" in r} == {4, 6, 8, 10}
     announced = capfd.readouterr().err
-    assert "step 6: phase 2 of 2, 'gan', step 0 of 4" in announced and "GAN on" in announced
+    assert "step 6: phase 2 of 2, 'gan', step 0 of 4" in announced
+    assert "GAN on" in announced
 
 
 def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
-    without = ("phases=[{name: mse, steps: 4, learning_rate: 1e-3}]",)
-    tokenizer_trainer(tmp_path, "run", 1, *without).run()
+    tokenizer_trainer(tmp_path, "run", 1, "phases=[{name: mse, steps: 4, learning_rate: 1e-3}]").run()
     (tmp_path / "run" / "model.safetensors").unlink()
     trainer = tokenizer_trainer(tmp_path, "run", 1)
-    assert trainer.step == 4 and trainer.discriminator is not None
+    assert trainer.step == 4
+    assert trainer.discriminator is not None
     trainer.run()
 
 
@@ -96,6 +95,7 @@ def test_the_average_is_validated_and_exported(tmp_path, images):
     assert not all(torch.equal(v, own[k]) for k, v in exported.items())
 
 
+@pytest.mark.slow
 def test_compiled_training_is_eager_training(tmp_path, images):
     losses = []
     for flag in ("false", "true"):
@@ -112,31 +112,36 @@ def test_a_collapsed_codebook_is_warned_about(tmp_path, images, capfd):
     assert "it may have collapsed" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_and_accumulation_follow_one_process(tmp_path):
     """24 steps with clustering, the last 16 with the GAN, in float64: the same losses and weights.
 
-    The codebook is small and its codes far apart: dead codes that share a nearest latent become
-    equal, and which of two equal codes is the nearest is a matter of the last bit.
+    The codebook is small and its codes are far apart: otherwise dead codes with the same nearest latent
+    become equal, and rounding decides which of two equal codes is the nearest.
     """
     toy.write_images(tmp_path / "images", noise=True)
     config = toy.write_tokenizer_config(tmp_path / "config.yaml", 1, steps=(8, 16))
-    common = (
-        f"config={config}",
-        f"dataset.params.data_path={tmp_path / 'images'}",
-        f"experiment.output_dir={tmp_path / 'unused'}",
-        "model.vq_model.codebook_size=8",
-        "model.vq_model.init_std=0.2",
-    )
-    script = "tests/support/follow_steps.py"
-    run(script, tmp_path / "one", *common)
-    run(script, tmp_path / "two", *common, "training.per_gpu_batch_size=4", processes=2)
-    half = ("training.per_gpu_batch_size=2", "training.gradient_accumulation_steps=2")
-    run(script, tmp_path / "accumulated", *common, *half, processes=2)
+
+    def follow(name: str, processes: int, *overrides: str) -> None:
+        run(
+            "tests/support/follow_steps.py",
+            tmp_path / name,
+            f"config={config}",
+            f"dataset.params.data_path={tmp_path / 'images'}",
+            f"experiment.output_dir={tmp_path / 'unused'}",
+            "model.vq_model.codebook_size=8",
+            "model.vq_model.init_std=0.2",
+            *overrides,
+            processes=processes,
+        )
 
     def losses(name: str) -> torch.Tensor:
         return torch.tensor(json.loads((tmp_path / name / "losses.json").read_text()), dtype=torch.float64)
 
-    # Some codes have jumped, which gradient steps alone (24 of 1e-3 in 8 directions) could not do.
+    follow("one", 1)
+    follow("two", 2, "training.per_gpu_batch_size=4")
+    follow("accumulated", 2, "training.per_gpu_batch_size=2", "training.gradient_accumulation_steps=2")
+    # Clustering has moved some codes further than 24 gradient steps of 1e-3 in 8 dimensions can.
     assert max(json.loads((tmp_path / "one" / "moved.json").read_text())) > 2 * 24e-3 * 8**0.5
     weights = read_state_dict(tmp_path / "one" / "model.safetensors")
     for name in ("two", "accumulated"):
@@ -145,4 +150,4 @@ def test_two_processes_and_accumulation_follow_one_process(tmp_path):
             torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-9)
         codebooks = [json.loads((tmp_path / name / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
         assert codebooks[0] == codebooks[1]  # bit-identical after every step
-        assert len(set(codebooks[0])) == 16  # eight steps alone, then every other one is the discriminator's
+        assert len(set(codebooks[0])) == 16  # 8 steps without the GAN, then every other one of 16

@@ -1,17 +1,15 @@
 """Checkpoints are whole or not there."""
 
 import random
-import subprocess
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 
-from tests.support.launch import ENVIRONMENT, command_line
-from tests.support.paths import ROOT
+from tests.support.launch import kill, start, wait_until
+from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer
-from train_generator.trainer import GeneratorTrainer
 from training.checkpoint import (
     checkpoint_step,
     find_resume,
@@ -23,7 +21,7 @@ from training.checkpoint import (
 from utils.errors import UserError
 
 
-def test_half_written_checkpoints_are_passed_over(tmp_path):
+def test_half_written_checkpoints_are_skipped(tmp_path):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, {"model": {"w": torch.tensor([float(step)])}}, {}, keep=2)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
@@ -48,17 +46,19 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
-    """The process does nothing but save, so that the kills fall into every part of it."""
+    """The process only saves, so that kills hit every part of saving."""
     moments, newest = random.Random(0), 0
+
+    def newer_than(step: int) -> bool:
+        return any(checkpoint_step(p) > step for p in list_checkpoints(tmp_path))
+
     for _ in range(6):
-        process = subprocess.Popen([*command_line("-c", SAVER), str(tmp_path), str(newest)], cwd=ROOT, env=ENVIRONMENT)
-        while not any(checkpoint_step(p) > newest for p in list_checkpoints(tmp_path)):
-            assert process.poll() is None
-            time.sleep(0.001)
+        process = start("-c", SAVER, tmp_path, newest)
+        wait_until(partial(newer_than, newest), process)
         time.sleep(moments.uniform(0, 0.05))
-        process.kill()
-        process.wait()
+        kill(process)
         folder = list_checkpoints(tmp_path)[-1]
         newest = checkpoint_step(folder)
         for name in ("model", "ema"):
@@ -66,20 +66,19 @@ def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
         assert (load_training_state(folder)["numbers"] == newest).all()
 
 
-RESUME = "experiment.resume=auto"
-
-
-def build(tmp_path: Path, *overrides: str) -> GeneratorTrainer:
-    """8 steps of AR training with a moving average, in tmp_path/run."""
-    return generator_trainer(tmp_path, "run", "experiment.eval_every=100", *overrides)
-
-
 def test_a_save_due_at_a_bad_step_comes_with_the_next_good_one(tmp_path):
-    trainer = build(tmp_path, "experiment.milestone_every=4", "experiment.keep_checkpoints=1")
-    trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan") if trainer.step == 3 else grad)
+    trainer = generator_trainer(tmp_path, "run", "experiment.milestone_every=4", "experiment.keep_checkpoints=1")
+
+    def spoil_one_step(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan") if trainer.step == 3 else gradient
+
+    trainer.generator.norm.weight.register_hook(spoil_one_step)
     trainer.run()
     assert trainer.guard.skipped == 1
     assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [5, 8]
-    longer = ("training.max_train_steps=12", "experiment.keep_checkpoints=1")  # milestones stay without the key, too
-    build(tmp_path, RESUME, *longer).run()
-    assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [5, 8, 12]
+    longer = (
+        "training.max_train_steps=12",
+        "experiment.keep_checkpoints=1",
+    )
+    generator_trainer(tmp_path, "run", RESUME, *longer).run()
+    assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [5, 8, 12]  # milestones stay

@@ -20,7 +20,8 @@ def test_both_formats_load_strictly(tmp_path, files):
     for path in files:
         loaded = load_tokenizer(source.config, path)
         assert all(torch.equal(v, source.state_dict()[k]) for k, v in loaded.state_dict().items())
-        assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
+        assert not any(p.requires_grad for p in loaded.parameters())
+        assert not loaded.training
     generator = toy.generator()
     for path in export_weights(tmp_path / "generator", generator.state_dict()):
         loaded = load_generator(generator.config, path)
@@ -35,7 +36,7 @@ def test_usage_statistics_are_dropped_by_export_and_optional(tmp_path, files):
     load_tokenizer(toy.tokenizer().config, with_statistics)
 
 
-def test_stage2_takes_encoder_and_codebook_alone(tmp_path):
+def test_stage2_takes_encoder_and_codebook_only(tmp_path):
     stage1 = toy.tokenizer(stage=1)
     torch.nn.init.normal_(stage1.quantize.embedding.weight)
     path = export_weights(tmp_path, tokenizer_export(stage1.state_dict()))[0]
@@ -51,7 +52,8 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
     def refused(path, match, model=None, load=load_tokenizer):
         with pytest.raises(UserError, match=match) as caught:
             load((model or toy.tokenizer()).config, path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
     refused(tmp_path / "absent.pth", "weights not found")
     for path in files:

@@ -17,8 +17,8 @@ def test_cached_decoding_equals_the_full_forward():
     full = model(codes[:, :-1], classes)
     state = model.start(classes)
     for t in range(toy.NUM_CODES):
-        step = model.step(state, None if t == 0 else codes[:, t - 1])
-        torch.testing.assert_close(step, full[:, t], atol=1e-5, rtol=1e-5)
+        logits = model.step(state, None if t == 0 else codes[:, t - 1])
+        torch.testing.assert_close(logits, full[:, t], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def test_logits_depend_on_the_past_only():
 
 @torch.no_grad()
 def test_reversed_order_predicts_from_the_last_code_to_the_first():
-    """Codes enter `loss` and leave the sampler in the tokenizer's order; places in the image stay."""
+    """Codes enter `loss` and leave the sampler in the tokenizer's order; each keeps its position in the image."""
     forward, model = toy.generator(), toy.generator(code_order="reversed")
     model.load_state_dict(forward.state_dict())
     torch.testing.assert_close(model.rope[1:], forward.rope[1:].flip(0))
@@ -49,7 +49,7 @@ def test_reversed_order_predicts_from_the_last_code_to_the_first():
         nats = nats + torch.nn.functional.cross_entropy(logits, codes[:, t]) / toy.NUM_CODES
     torch.testing.assert_close(model.loss(codes, classes)[0], nats)
     assert abs(nats - forward.loss(codes, classes)[0]) > 1e-3
-    # Without chance, the codes drawn are the likeliest ones, given those that come after them.
+    # At temperature 0 each code drawn is the most likely one, given the codes after it.
     settings = SamplingSettings(temperature=0.0)
     drawn = sample_codes(model, classes, image_noise(0, range(3), model.num_codes), settings)
     assert model.loss(drawn, classes)[1] == 1

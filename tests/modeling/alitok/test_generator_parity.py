@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def packed_model(model):
-    """With the fast step of the sampler."""
+    """The same weights in the sampler's fast CPU path."""
     fast = copy.deepcopy(model)
     fast.optimize_for_sampling(4, compile=False)
     return fast
@@ -64,8 +64,8 @@ def test_forward_matches_the_published_model(model, parity):
 
 
 @torch.no_grad()
-def guided_gaps(model, codes, classes, scale, power) -> torch.Tensor:
-    """Gap between the two best guided logits at every step, teacher-forced: (B, T)."""
+def guided_gaps(model, codes, classes, scale, power) -> tuple[torch.Tensor, torch.Tensor]:
+    """Teacher-forced at every position: the gap between the two best guided logits, and the best code; (B, T)."""
     conditional = model(codes[:, :-1], classes)
     logits = conditional
     if scale:
@@ -76,6 +76,7 @@ def guided_gaps(model, codes, classes, scale, power) -> torch.Tensor:
     return best.values[..., 0] - best.values[..., 1], best.indices[..., 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "scale"), [("greedy_cfg", 16.0), ("greedy_nocfg", 0.0)])
 def test_greedy_codes_match_the_published_sampler(model, packed_model, parity, name, scale):
     arrays = parity("ar_b")
@@ -85,7 +86,7 @@ def test_greedy_codes_match_the_published_sampler(model, packed_model, parity, n
     codes = sample_codes(packed_model, classes, noise, SamplingSettings(scale, 1.8, temperature=0))
     if torch.equal(codes, expected):
         return
-    # One flip changes all that follows: then every code must be the best one given the published
-    # past, but for near ties.
+    # One flip changes all codes after it. Then every published code must be the best one given the
+    # published codes before it, except at near ties.
     gaps, best = guided_gaps(model, expected, classes, scale, 1.8)
     assert (gaps[best != expected] < 1e-3).all()

@@ -17,7 +17,7 @@ def patch_changes(model, code: int) -> torch.Tensor:
 
 
 def strong(model: nn.Module) -> nn.Module:
-    """Weights large enough that every allowed dependence shows."""
+    """Large weights, so that every dependence is above rounding."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model
@@ -51,7 +51,7 @@ def test_prefix_image_and_its_target():
     assert torch.equal(target[..., p:], images[:, :, :p])
 
 
-def test_encode_equals_forward_and_leaves_the_codebook_alone():
+def test_encode_equals_forward_and_keeps_the_codebook():
     model = toy.tokenizer(stage=1).train()
     model.quantize.clustering = True
     images = torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
@@ -59,10 +59,10 @@ def test_encode_equals_forward_and_leaves_the_codebook_alone():
     codes = model.encode(images)
     assert torch.equal(model.quantize.embedding.weight, before)
     model.quantize.update_codebook()
-    assert torch.equal(model.quantize.embedding.weight, before)  # nothing was collected
+    assert torch.equal(model.quantize.embedding.weight, before)  # `encode` collects no latents
     assert torch.equal(model(images).codes, codes)
     model.quantize.update_codebook()
-    assert not torch.equal(model.quantize.embedding.weight, before)  # forward collects, the update clusters
+    assert not torch.equal(model.quantize.embedding.weight, before)  # `forward` does, and the update clusters them
 
 
 def test_activation_checkpointing_changes_no_gradient():

@@ -25,4 +25,6 @@ def test_lpips_is_the_packages(tmp_path):
     value = metric(images, reconstruction)
     expected = reference(images * 2 - 1, reconstruction * 2 - 1).flatten()
     torch.testing.assert_close(value, expected)
-    assert value.shape == (2,) and (value > 0).all() and (metric(images, images) == 0).all()
+    assert value.shape == (2,)
+    assert (value > 0).all()
+    assert (metric(images, images) == 0).all()

@@ -8,7 +8,7 @@ from modeling.layers.attention import SHORT, attention
 
 
 def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """q, k, v (2, 3, length, 8) as layers make them: not contiguous."""
+    """q, k, v (2, 3, length, 8) not contiguous, as the layers make them."""
     q, k, v = torch.randn(2, length, 3, 3, 8, generator=torch.Generator().manual_seed(0)).permute(2, 0, 3, 1, 4)
     return [x.to(dtype).detach().requires_grad_() for x in (2 * q, k, v)]
 
@@ -36,8 +36,8 @@ def test_attention_is_its_definition_with_its_gradients(dtype, tolerance, length
 
 
 @pytest.mark.parametrize("length", [40, SHORT + 1])
-def test_dropout_is_of_the_weights(length):
-    """With values that are one-hot at a position each, what comes out are the weights."""
+def test_dropout_drops_attention_weights(length):
+    """With one-hot values the output is the matrix of attention weights."""
     q, k, _ = heads(length)
     v = torch.eye(length).expand(2, 3, length, length)
     torch.manual_seed(0)
@@ -47,13 +47,13 @@ def test_dropout_is_of_the_weights(length):
     assert float(kept[without != 0].float().mean()) == pytest.approx(0.75, abs=0.03)
 
 
-def test_sequences_of_a_batch_do_not_meet():
+def test_sequences_of_a_batch_are_independent():
     q, k, v = heads(40)
-    alone = torch.cat([attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], causal=True) for i in range(2)])
-    torch.testing.assert_close(attention(q, k, v, causal=True), alone)
+    apart = torch.cat([attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], causal=True) for i in range(2)])
+    torch.testing.assert_close(attention(q, k, v, causal=True), apart)
 
 
 def test_without_gradients_scores_take_no_memory():
-    """Inference takes the fused kernel whatever the length."""
+    """Inference uses the fused kernel for every length."""
     inputs = [x.detach() for x in heads(40)]
     assert torch.equal(attention(*inputs, causal=True), F.scaled_dot_product_attention(*inputs, is_causal=True))

@@ -39,7 +39,7 @@ def test_clustering_revives_dead_codes():
     assert used[-1] > 40
 
 
-def test_clustering_of_micro_batches_is_that_of_the_whole():
+def test_clustering_of_micro_batches_equals_that_of_the_whole_batch():
     latents = torch.randn(8, 4, 1, 16)
     results = []
     for parts in (latents.split(8), latents.split(2)):

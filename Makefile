@@ -1,12 +1,13 @@
 # make quickstart   the whole pipeline on Fashion-MNIST: data to pictures, in minutes on two cores
 # make ablation     bidirectional against causal tokenizers, three seeds, on Fashion-MNIST, in an hour on two cores
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
+# make test-fast    the tests that take a few seconds at most and start no processes: in minutes on two cores
 # Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart ablation test lint clean
+.PHONY: quickstart ablation test test-fast lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.quickstart.run
@@ -17,6 +18,9 @@ ablation: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -2,17 +2,19 @@ import os
 import sys
 from pathlib import Path
 
-# Before anything imports torch: tests are about numbers, and run on the CPU wherever they run.
+# Before torch is imported: every test runs on the CPU, so that its numbers are the same on every machine.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-if "PYTEST_XDIST_WORKER" in os.environ:  # the other cores are other workers'
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytest
 
-PARITY = Path(__file__).parent / "parity"
-ROOT = Path(__file__).resolve().parents[1]
+from sampling.pipeline import save_pretrained
+from tests.support import toy
+from tests.support.parity import PARITY
+from utils.weights import export_weights
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +28,22 @@ def parity():
     return load
 
 
-def assert_close(actual, expected, tolerance: float = 1e-4) -> None:
-    """max |a - b| <= tolerance * max |b|, the agreement that the fixtures' README states."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """tmp_path/images: 12 images per class in train/ and in val/."""
+    return toy.write_images(tmp_path / "images")
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory) -> Path:
+    """A folder of toy weights, to read only.
+
+    hub/ as `save_pretrained` writes it; generator/ and tokenizer/ with exported weights; ar.yaml.
+    """
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = toy.tokenizer(init_std=0.3)  # large enough for images that differ
+    save_pretrained(folder / "hub", tokenizer, toy.generator())
+    export_weights(folder / "generator", toy.generator().state_dict())
+    export_weights(folder / "tokenizer", tokenizer.state_dict())
+    toy.write_ar_config(folder / "ar.yaml")
+    return folder

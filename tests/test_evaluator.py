@@ -19,9 +19,9 @@ from evaluation.inception import InceptionExtractor
 from evaluation.inception_graph import layer_names, read_inception_graph
 from evaluation.kid import kernel_distance, squared_mmd
 from modeling.frozen.small_classifier import Classifier, save_classifier
-from tests.conftest import ROOT
 from tests.support import toy
 from tests.support.launch import run
+from tests.support.paths import ROOT
 from utils.errors import UserError
 from utils.npz import NpzImages
 

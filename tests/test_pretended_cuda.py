@@ -1,4 +1,4 @@
-"""What can be known about a GPU without one: no operation mixes devices, no recorded step waits for a value."""
+"""What can be tested for a GPU without one: no operation mixes devices, no recorded operation waits for a value."""
 
 import pytest
 import torch
@@ -10,16 +10,17 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters
 from sampling.autoregressive import CodeSampler, SamplingSettings
-from tests.conftest import ROOT
-from train_generator.config import ARConfig
-from train_tokenizer.config import TokenizerConfig
+from tests.support.paths import ROOT
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 from utils.config import load_config
 from utils.images import to_bytes
+from utils.schema import ARConfig, TokenizerConfig
 
 
 class NothingFromTheHost(TorchDispatchMode):
+    """Fails at an operation with a tensor that is not on the GPU."""
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         assert devices <= {"cuda"}, function
@@ -35,12 +36,13 @@ def test_pretending_finds_mistakes():
             float(ours[0])
         with pytest.raises(AssertionError), NothingFromTheHost():
             other.to("cuda")
-    assert torch.zeros(1).item() == 0 and not torch.is_autocast_enabled("cuda")
+    assert torch.zeros(1).item() == 0
+    assert not torch.is_autocast_enabled("cuda")
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}])
-def test_decoding_steps_can_be_recorded(changes):
-    """A CUDA graph takes nothing from the host and waits for nothing."""
+def test_decoding_can_be_recorded(changes):
+    """A CUDA graph reads nothing from the host and waits for nothing."""
     model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model
     generator = build_generator(model.generator).eval()
     with pretended_cuda("no"), torch.no_grad():
@@ -52,11 +54,12 @@ def test_decoding_steps_can_be_recorded(changes):
         with NothingFromTheHost():
             for t in range(3):
                 batch.step(t)
-        assert batch.codes.device.type == "cuda" and batch.state.cache.keys.dtype == torch.bfloat16
+        assert batch.codes.device.type == "cuda"
+        assert batch.state.cache.keys.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_the_tokenizer_step_stays_on_its_device(precision):
+def test_tokenizer_training_stays_on_its_device(precision):
     config = load_config(TokenizerConfig, "", [f"config={ROOT}/configs/fashion_mnist/tokenizer_stage1.yaml"])
     tokenizer, discriminator = build_tokenizer(config.model.vq_model).train(), Discriminator()
     tokenizer.quantize.clustering = True

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.quickstart import run as quickstart
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def test_every_step_runs_a_script_that_exists_after_those_whose_results_it_reads():

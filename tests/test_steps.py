@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments.job_runner import Step, run_steps, step_seconds
-from tests.conftest import ROOT
 from tests.support.launch import held
+from tests.support.paths import ROOT
 from utils.errors import UserError
 from utils.folder_lock import exclusive_lock
 

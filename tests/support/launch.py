@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: subprocesses, one or several under torchrun."""
+"""Run the scripts as a user does: in subprocesses, one or several under torchrun."""
 
 import os
 import resource
@@ -6,16 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
 def command_line(*command: object, processes: int = 1) -> list[str]:
+    """The words that start a script of the repository with this interpreter."""
     launcher = [sys.executable]
     if processes > 1:
         with socket.socket() as s:
@@ -25,37 +27,10 @@ def command_line(*command: object, processes: int = 1) -> list[str]:
     return [*launcher, *map(str, command)]
 
 
-def start(*command: object, processes: int = 1) -> subprocess.Popen:
-    """Start a script and return at once; its output goes nowhere."""
-    return subprocess.Popen(
-        command_line(*command, processes=processes),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a signal to its group is not one to the tests
-    )
-
-
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to a launcher and all below it: torchrun starts each rank in a session of its own."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # ended meanwhile
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    family = [process.pid]
-    for pid in family:  # grows while it is walked
-        family += [child for child, parent in parents.items() if parent == pid]
-    for pid in family:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
 def run(
     *command: object, processes: int = 1, check: bool = True, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """Run a script of the repository to its end; `environment` is added to this process's."""
+    """Run a script to its end. `check` asserts exit code 0; `environment` is added to this process's."""
     result = subprocess.run(
         command_line(*command, processes=processes),
         cwd=ROOT,
@@ -69,9 +44,45 @@ def run(
     return result
 
 
+def start(*command: object, processes: int = 1) -> subprocess.Popen:
+    """Start a script and return at once; its output is discarded."""
+    return subprocess.Popen(
+        command_line(*command, processes=processes),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that a signal to its process group does not reach the tests
+    )
+
+
+def wait_until(condition: Callable[[], object], *processes: subprocess.Popen, timeout: float = 120) -> None:
+    """Poll `condition` until it is true. Fails if one of the processes ends first, or after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert all(process.poll() is None for process in processes), "a process ended too early"
+        assert time.monotonic() < deadline, "timeout"
+        time.sleep(0.005)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to a launcher and all its descendants: torchrun starts each rank in a session of its own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # the process has ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family = [process.pid]
+    for pid in family:  # the list grows inside the loop
+        family += [child for child, parent in parents.items() if parent == pid]
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[subprocess.Popen]:
-    """Another process holds the lock of `folder`, until it is killed at the end."""
+    """Inside, another process holds the lock of `folder`; it is killed at the end."""
     code = "import sys, time; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
     code += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen(
@@ -87,7 +98,7 @@ def held(folder: Path) -> Iterator[subprocess.Popen]:
 
 @contextmanager
 def small_files(size: int) -> Iterator[None]:
-    """This process may write no file larger than `size` bytes within: a disk that takes no more."""
+    """Inside, this process and the ones it starts write no file above `size` bytes: stands for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -97,6 +108,6 @@ def small_files(size: int) -> Iterator[None]:
 
 
 def peak_memory() -> int:
-    """Bytes that this process has had in memory at most. (getrusage would count its parent's before exec, too.)"""
+    """Peak resident memory of this process in bytes. (getrusage also counts its parent's before exec.)"""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

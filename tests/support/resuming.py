@@ -1,4 +1,4 @@
-"""Trainings that were interrupted end as those that were not."""
+"""An interrupted training must end exactly as one that was not interrupted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,21 +9,24 @@ import torch
 from training.checkpoint import load_checkpoint_weights, load_training_state
 from training.loop import TrainingLoop
 
+RESUME = "experiment.resume=auto"
+
 
 def assert_equal_checkpoints(a: Path, b: Path) -> None:
     """The same step, weights, averages, optimizers and counters, bit for bit."""
     assert a.name == b.name
     files = {p.name for p in a.iterdir()}
-    assert files == {p.name for p in b.iterdir()} and "model.safetensors" in files
+    assert files == {p.name for p in b.iterdir()}
+    assert "model.safetensors" in files
     for name in sorted(files):
         if name.endswith(".safetensors"):
             one, two = (load_checkpoint_weights(folder, name.removesuffix(".safetensors")) for folder in (a, b))
-            assert one.keys() == two.keys() and all(torch.equal(v, two[k]) for k, v in one.items()), name
+            assert_equal(one, two)
     assert_equal(load_training_state(a), load_training_state(b))
 
 
 def assert_equal(one: Any, two: Any) -> None:
-    """Of nested dictionaries and lists of tensors and plain values."""
+    """Compare nested dictionaries and lists of tensors and plain values."""
     assert type(one) is type(two)
     if isinstance(one, dict):
         assert one.keys() == two.keys()
@@ -40,11 +43,15 @@ def assert_equal(one: Any, two: Any) -> None:
 
 
 def interrupted(build: Callable[..., TrainingLoop], stop_at: int) -> TrainingLoop:
-    """Train to `stop_at`, drop everything but the checkpoint, and train to the end."""
-    first = build("parts", "experiment.resume=auto")
+    """Train to the step `stop_at`, drop everything but the checkpoint, and train to the end.
+
+    build(name, *overrides) returns a trainer that writes to the folder `name`.
+    """
+    first = build("parts", RESUME)
     total, first.total_steps = first.total_steps, stop_at
     first.run()
-    second = build("parts", "experiment.resume=auto")
-    assert second.step == stop_at and second.total_steps == total
+    second = build("parts", RESUME)
+    assert second.step == stop_at
+    assert second.total_steps == total
     second.run()
     return second

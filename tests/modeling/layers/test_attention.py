@@ -1,0 +1,59 @@
+"""Attention of a whole sequence: every way to compute it gives the same numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling.layers.attention import SHORT, attention
+
+
+def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """q, k, v (2, 3, length, 8) not contiguous, as the layers make them."""
+    q, k, v = torch.randn(2, length, 3, 3, 8, generator=torch.Generator().manual_seed(0)).permute(2, 0, 3, 1, 4)
+    return [x.to(dtype).detach().requires_grad_() for x in (2 * q, k, v)]
+
+
+def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    q, k, v = (x.double() for x in (q, k, v))
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [1, 40, SHORT, SHORT + 1])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_attention_is_its_definition_with_its_gradients(dtype, tolerance, length, causal):
+    inputs = heads(length, dtype)
+    result, expected = attention(*inputs, causal=causal), by_definition(*inputs, causal)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+    out = torch.randn(result.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    gradients = torch.autograd.grad(result, inputs, out)
+    for gradient, reference in zip(gradients, torch.autograd.grad(expected, inputs, out.double()), strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=tolerance, atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("length", [40, SHORT + 1])
+def test_dropout_drops_attention_weights(length):
+    """With one-hot values the output is the matrix of attention weights."""
+    q, k, _ = heads(length)
+    v = torch.eye(length).expand(2, 3, length, length)
+    torch.manual_seed(0)
+    with_dropout, without = attention(q, k, v, causal=True, dropout=0.25), attention(q, k, v, causal=True)
+    kept = with_dropout != 0
+    torch.testing.assert_close(with_dropout[kept], without[kept] / 0.75)
+    assert float(kept[without != 0].float().mean()) == pytest.approx(0.75, abs=0.03)
+
+
+def test_sequences_of_a_batch_are_independent():
+    q, k, v = heads(40)
+    apart = torch.cat([attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], causal=True) for i in range(2)])
+    torch.testing.assert_close(attention(q, k, v, causal=True), apart)
+
+
+def test_without_gradients_scores_take_no_memory():
+    """Inference uses the fused kernel for every length."""
+    inputs = [x.detach() for x in heads(40)]
+    assert torch.equal(attention(*inputs, causal=True), F.scaled_dot_product_attention(*inputs, is_causal=True))

@@ -1,0 +1,27 @@
+"""Building and casting models; sizes that do not fit are refused."""
+
+import pytest
+import torch
+
+from modeling.alitok.tokenizer import AliTokConfig
+from modeling.build import build_tokenizer, cast_parameters
+from tests.support import toy
+from utils.errors import UserError
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"num_latent_tokens is 272.*273.*256"):
+        build_tokenizer(AliTokConfig(num_latent_tokens=272))
+    with pytest.raises(UserError, match="multiple of patch_size"):
+        build_tokenizer(AliTokConfig(image_size=250))
+
+
+def test_bf16_weights_and_cache():
+    exact, rounded = toy.generator(), toy.generator()
+    cast_parameters(rounded, torch.bfloat16)
+    classes = torch.arange(4)
+    states = [model.start(classes) for model in (exact, rounded)]
+    assert states[1].cache.keys.dtype == torch.bfloat16
+    assert rounded.rope.dtype == torch.float32
+    logits = [model.step(state, None) for model, state in zip((exact, rounded), states, strict=True)]
+    torch.testing.assert_close(*logits, atol=0.05, rtol=0.05)

@@ -1,0 +1,30 @@
+"""The fast CPU path computes the same."""
+
+import pytest
+import torch
+
+from sampling.packed_linear import PackedLinear
+from tests.support import toy
+from utils.cpu import can_pack
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_packed_linear_is_linear(dtype, tolerance):
+    if not can_pack(dtype):
+        pytest.skip(f"no oneDNN for {dtype} here")
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(48, 80).to(dtype)
+    for rows in (1, 5, 16):
+        x = torch.randn(rows, 1, 48, dtype=dtype)
+        torch.testing.assert_close(PackedLinear(linear, 5)(x), linear(x), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_optimized_decoding_equals_plain_decoding(compile):
+    plain, fast = toy.generator(), toy.generator()
+    fast.requires_grad_(False).optimize_for_sampling(6, compile)
+    class_ids, codes = torch.tensor([0, 1, 2, 3, 4, 4]), torch.randint(0, toy.CODEBOOK_SIZE, (6, toy.NUM_CODES))
+    states = [model.start(class_ids) for model in (plain, fast)]
+    for t in range(toy.NUM_CODES):
+        fed = codes[:, t - 1] if t else None
+        torch.testing.assert_close(plain.step(states[0], fed), fast.step(states[1], fed), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,40 @@
+"""Token caches without a tokenizer."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dataset.image_folder import ImageList
+from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
+from dataset.token_cache.writer import cache_writer
+from tests.support.toy.sizes import CODEBOOK_SIZE, IMAGE_SIZE, NUM_CLASSES, NUM_CODES
+
+
+def write_token_cache(folder: Path, num_images: int = 24) -> Path:
+    """A packed cache of random codes, in another range for each class; two views per image. Returns `folder`."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(num_images) % NUM_CLASSES
+    paths = tuple(f"{'abcd'[c]}/{i}.png" for i, c in enumerate(labels))
+    images = ImageList(folder, tuple("abcd"), paths, labels)
+    metadata = CacheMetadata(
+        num_files=num_images,
+        files_sha256=images.fingerprint(),
+        num_views=2,
+        num_codes=NUM_CODES,
+        codebook_size=CODEBOOK_SIZE,
+        image_size=IMAGE_SIZE,
+        crop="center_and_flip",
+        split="train",
+        precision="fp32",
+        tokenizer_sha256="none",
+        classes=images.classes,
+        shard_size=10,
+    )
+    begin_cache(folder, metadata)
+    writer = cache_writer("packed", folder, images)
+    for shard in range(metadata.num_shards):
+        indices = list(metadata.shard_range(shard))
+        codes = rng.integers(0, 8, (len(indices), 2, NUM_CODES)) + 8 * labels[indices][:, None, None]
+        record_shard(folder, shard, ShardRecord(writer.write(shard, indices, codes), ()))
+    finish_cache(folder, metadata, images)
+    return folder

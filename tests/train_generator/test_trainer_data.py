@@ -1,0 +1,93 @@
+"""What a generator training reads: token caches, images, the previews' tokenizer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import toy
+from tests.support.commands import pretokenize
+from tests.support.launch import run
+from tests.support.resuming import RESUME
+from tests.support.trainings import generator_trainer
+from training.logging import read_log
+from utils.errors import UserError
+from utils.weights import export_weights, exported_step
+
+
+def pretend_another_tokenizer(cache: Path) -> None:
+    """The cache's metadata names another tokenizer's hash from now on."""
+    metadata = cache / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
+
+
+def test_another_tokenizers_cache_is_refused_and_another_size_reported(tmp_path, capfd):
+    generator_trainer(tmp_path, "run", "training.max_train_steps=4").run()
+    metadata = tmp_path / "cache" / "metadata.json"
+    original = metadata.read_text()
+    pretend_another_tokenizer(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"codes so far were of another tokenizer.*SHA-256 none and other"):
+        generator_trainer(tmp_path, "run", RESUME)
+    metadata.write_text(original)
+    generator_trainer(tmp_path, "run", RESUME, "experiment.max_train_examples=20")
+    assert "24 training images before, 20 now" in capfd.readouterr().out
+
+
+def test_missing_parts_of_previews_fail_at_the_start(tmp_path):
+    weights = tmp_path / "tokenizer.safetensors"
+    weights.write_bytes(b"truncated")
+    with pytest.raises(UserError, match=r"tokenizer.safetensors is damaged"):
+        generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
+    with pytest.raises(UserError, match="guidance_scale_pow is -1"):
+        generator_trainer(tmp_path, "run", "model.generator.guidance_scale_pow=-1")
+
+
+def test_a_failing_preview_costs_no_training(tmp_path, capfd, monkeypatch):
+    weights = export_weights(tmp_path / "tokenizer", toy.tokenizer().state_dict())[1]
+    trainer = generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
+
+    def decode(codes: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer.tokenizer, "decode", decode)
+    trainer.run()
+    assert exported_step(trainer.output_dir) == 8
+    assert "no preview at step 4 (CUDA out of memory)" in capfd.readouterr().err
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(UserError, match="codebook size 32 there, 16 in the configuration"):
+        generator_trainer(tmp_path, "run", "model.vq_model.codebook_size=16")
+    with pytest.raises(UserError, match="classes 4 there, 3 in the configuration"):
+        generator_trainer(tmp_path, "run", "model.generator.condition_num_classes=3")
+
+
+@pytest.mark.slow
+def test_images_without_a_cache_train_like_their_cache(tmp_path):
+    """The same order, the same views: the losses are those of the cached codes."""
+    images = toy.write_images(tmp_path / "images", noise=True)
+    toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
+    weights = export_weights(tmp_path / "w", toy.tokenizer(init_std=1.0).state_dict())[1]
+    run(*pretokenize(images, tmp_path / "2.yaml", weights, tmp_path / "cache", "--ten_crop"))
+
+    def train(name: str, *data: str) -> list[dict]:
+        common = (f"experiment.tokenizer_checkpoint={weights}", "experiment.log_every=1")
+        trainer = generator_trainer(tmp_path, name, *common, *data)
+        trainer.run()
+        return read_log(trainer.output_dir)
+
+    from_cache = train("codes", "dataset.params.pretokenization_val=null")
+    from_images = train("images", "dataset.params.pretokenization=null", f"dataset.params.data_path={images}")
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (from_cache, from_images)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert any("val_loss" in row for row in from_images)  # on the images' split `val`
+    with pytest.raises(UserError, match="set pretokenization to a token cache, or data_path"):
+        generator_trainer(tmp_path, "none", "dataset.params.pretokenization=null")
+
+
+def test_caches_of_different_tokenizers_are_refused(tmp_path):
+    for name in ("cache", "val"):
+        toy.write_token_cache(tmp_path / name)
+    pretend_another_tokenizer(tmp_path / "val")
+    with pytest.raises(UserError, match="made with different tokenizers"):
+        generator_trainer(tmp_path, "run", f"dataset.params.pretokenization_val={tmp_path / 'val'}")

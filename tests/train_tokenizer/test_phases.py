@@ -1,0 +1,29 @@
+"""Phases of a tokenizer training."""
+
+import pytest
+
+from train_tokenizer.phases import PhaseSchedule
+from utils.errors import UserError
+from utils.schema import Phase
+
+
+def test_phases_follow_each_other_and_warm_up_once():
+    phases = [
+        Phase("a", 10, 1e-3, None, "constant"),
+        Phase("b", 20, 1e-3, 1e-4, "linear"),
+        Phase("c", 5, 1e-4, 1e-5, "cosine"),
+    ]
+    schedule = PhaseSchedule(phases, warmup_steps=4)
+    assert schedule.total_steps == 35
+    assert [schedule.at(s)[0].name for s in (0, 9, 10, 29, 30, 34)] == list("aabbcc")
+    assert [schedule.learning_rate(s) for s in range(5)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    assert schedule.learning_rate(20) == pytest.approx(5.5e-4)
+    rates = [schedule.learning_rate(s) for s in range(10, 35)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_bad_phases_are_refused():
+    with pytest.raises(UserError, match="no phases"):
+        PhaseSchedule([], 0)
+    with pytest.raises(UserError, match="shape 'cosin'"):
+        PhaseSchedule([Phase("a", 1, 1e-3, None, "cosin")], 0)

@@ -1,0 +1,102 @@
+"""The training loop: start, resume, save, export."""
+
+import pytest
+import torch
+
+from tests.support.launch import held, run, small_files
+from tests.support.resuming import RESUME
+from tests.support.trainings import generator_trainer, tokenizer_trainer
+from train_generator.trainer import GeneratorTrainer
+from training import loop as training_loop
+from training.checkpoint import list_checkpoints, load_checkpoint_weights
+from training.logging import last_logged
+from utils.errors import UserError
+from utils.weights import exported_step, read_state_dict
+
+
+@pytest.mark.slow
+def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(training_loop, "LOCK_PATIENCE", 1)
+    with held(tmp_path / "run"), pytest.raises(UserError, match="another run is at work in"):
+        generator_trainer(tmp_path, "run")
+    assert "waiting up to 1 s for it" in capfd.readouterr().out
+    trainer = generator_trainer(tmp_path, "run")
+    code = "import sys; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
+    code += "with exclusive_lock(Path(sys.argv[1])): pass"
+    assert run("-c", code, trainer.output_dir, check=False).returncode == 1  # locked from the start
+    trainer.run()
+    run("-c", code, trainer.output_dir)  # until the end
+
+
+def test_an_extended_training_replaces_what_the_shorter_one_left(tmp_path, capfd, monkeypatch):
+    """Also if it was killed between its last checkpoint and the export."""
+    generator_trainer(tmp_path, "run", "training.max_train_steps=4").run()
+    longer = generator_trainer(tmp_path, "run", RESUME)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(longer, "export", stop)
+    with pytest.raises(KeyboardInterrupt):
+        longer.run()
+    assert exported_step(longer.output_dir) == 4
+    generator_trainer(tmp_path, "run", RESUME).run()
+    assert exported_step(longer.output_dir) == 8
+    assert "trained already" not in capfd.readouterr().out
+    exported = read_state_dict(longer.output_dir / "model.safetensors")
+    average = load_checkpoint_weights(list_checkpoints(longer.output_dir)[-1], "ema")
+    assert all(torch.equal(v, exported[k]) for k, v in average.items())
+    generator_trainer(tmp_path, "run", RESUME, "training.max_train_steps=4").run()
+    assert "trained already (8 steps)" in capfd.readouterr().out
+
+
+def test_a_full_disk_at_the_end_is_reported(tmp_path, monkeypatch):
+    trainer = generator_trainer(tmp_path, "run")
+
+    def export_without_space() -> None:
+        with small_files(10_000):
+            GeneratorTrainer.export(trainer)
+
+    monkeypatch.setattr(trainer, "export", export_without_space)
+    with pytest.raises(UserError, match=r"weights could not be written.*the checkpoint is there: free space"):
+        trainer.run()
+    assert not list(trainer.output_dir.glob("*.part"))
+    generator_trainer(tmp_path, "run", RESUME).run()
+    assert exported_step(trainer.output_dir) == 8
+
+
+def test_a_run_killed_before_its_last_validation_validates_when_resumed(tmp_path):
+    first = generator_trainer(tmp_path, "run")
+    first.run()
+    log, weights = first.output_dir / "metrics.jsonl", first.output_dir / "model.safetensors"
+    expected = last_logged(first.output_dir, "val_loss")
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if "val_loss" not in line))
+    weights.unlink()
+    with pytest.raises(UserError, match="holds no val_loss"):
+        last_logged(first.output_dir, "val_loss")
+    generator_trainer(tmp_path, "run", RESUME).run()
+    assert last_logged(first.output_dir, "val_loss") == pytest.approx(expected, rel=1e-6)
+    assert weights.is_file()
+
+
+def test_a_used_folder_is_not_overwritten(tmp_path):
+    generator_trainer(tmp_path, "run").run()
+    with pytest.raises(UserError, match=r"holds a checkpoint of a later step.*resume=auto"):
+        generator_trainer(tmp_path, "run").run()
+
+
+def test_a_full_disk_costs_no_training(tmp_path, images, capfd, monkeypatch):
+    """Files may grow to 100 kB, less than a checkpoint: a warning during the training, an error at its end."""
+    trainer = tokenizer_trainer(tmp_path, "run", 1, "experiment.save_every=2")
+    save = trainer.save
+
+    def save_without_space(milestone: bool) -> None:
+        with small_files(100_000):
+            save(milestone)
+
+    monkeypatch.setattr(trainer, "save", save_without_space)
+    with pytest.raises(UserError, match=r"checkpoint of step 10 could not be written.*there is none yet"):
+        trainer.run()
+    assert trainer.step == 10
+    assert "warning: the checkpoint of step 2 could not be written" in capfd.readouterr().err
+    assert not list((trainer.output_dir / "checkpoints").iterdir())

@@ -4,7 +4,7 @@ python -m benchmarks.ar_training --config configs/alitok_b.yaml --batch_size 128
 python -m benchmarks.ar_training --batch_size 2 --steps 4 --precision no     # on a CPU
 python -m benchmarks.ar_training --memory 32,64,128      # peak GPU memory, counted, and where a GPU is measured
 
-Utilisation is the operations of the model's matrix products (train_generator/model_flops.py) over the
+Utilisation is the operations of the model's matrix products (`forward_flops`) over the
 measured peak of one large matrix product in the same precision.
 """
 
@@ -26,6 +26,7 @@ from benchmarks.training_memory import count_memory
 from dataset.image_folder import ImageList
 from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
 from dataset.token_cache.writer import cache_writer
+from modeling.build import code_layout
 from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer
 from training.peak_flops import synchronize
@@ -36,7 +37,7 @@ WARMUP = 3
 
 def write_cache(folder: Path, config: ARConfig, num_images: int) -> None:
     """Random codes of ten views."""
-    generator = config.model.generator
+    generator, layout = config.model.generator, code_layout(config.model.vq_model)
     labels = np.arange(num_images) % generator.condition_num_classes
     classes = tuple(f"{c:04d}" for c in range(generator.condition_num_classes))
     images = ImageList(folder, classes, tuple(f"{classes[c]}/{i}" for i, c in enumerate(labels)), labels)
@@ -44,8 +45,8 @@ def write_cache(folder: Path, config: ARConfig, num_images: int) -> None:
         num_files=num_images,
         files_sha256="",
         num_views=10,
-        num_codes=generator.image_seq_len,
-        codebook_size=generator.codebook_size,
+        num_codes=layout.num_codes,
+        codebook_size=layout.codebook_size,
         image_size=config.model.vq_model.image_size,
         crop="ten_crop",
         split="train",
@@ -55,7 +56,7 @@ def write_cache(folder: Path, config: ARConfig, num_images: int) -> None:
         shard_size=num_images,
     )
     begin_cache(folder, metadata)
-    codes = np.random.default_rng(0).integers(0, generator.codebook_size, (num_images, 10, generator.image_seq_len))
+    codes = np.random.default_rng(0).integers(0, layout.codebook_size, (num_images, 10, layout.num_codes))
     sums = cache_writer("packed", folder, images).write(0, list(range(num_images)), codes)
     record_shard(folder, 0, ShardRecord(sums, ()))
     finish_cache(folder, metadata, images)
@@ -81,13 +82,13 @@ def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:
 
 def real_step(trainer: GeneratorTrainer, waits: list[float]) -> Callable[[], Any]:
     """A step of the real loop, its data loader included; appends the seconds it waited for data to `waits`."""
-    loader = iter(trainer.loader())
+    batches = trainer.batches()
 
     def step() -> None:
         before = time.perf_counter()
-        batch = trainer.to_device(next(loader))
+        micro_batches = next(batches)
         waits.append(time.perf_counter() - before)
-        trainer.train_step([batch])
+        trainer.train_step(micro_batches)
 
     return step
 
@@ -95,9 +96,10 @@ def real_step(trainer: GeneratorTrainer, waits: list[float]) -> Callable[[], Any
 def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
     """A step of the plain loop, whose batch is on the device already."""
     settings, size = config.model.generator, config.training.per_gpu_batch_size
-    codes = torch.randint(settings.codebook_size, (size, settings.image_seq_len), device=accelerator.device)
+    layout = code_layout(config.model.vq_model)
+    codes = torch.randint(layout.codebook_size, (size, layout.num_codes), device=accelerator.device)
     class_ids = torch.randint(settings.condition_num_classes, (size,), device=accelerator.device)
-    step = PlainStep(PlainGenerator(settings).to(accelerator.device), accelerator.autocast)
+    step = PlainStep(PlainGenerator(settings, layout).to(accelerator.device), accelerator.autocast)
     return lambda: step(codes, class_ids)
 
 
@@ -112,7 +114,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     config = load(args, scratch, args.batch_size)
     trainer = GeneratorTrainer(config)
     accelerator, device = trainer.accelerator, trainer.accelerator.device
-    flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.num_codes
+    flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.layout.num_codes
     print(f"measured matrix-multiply peak: {peak / 1e12:.3f} TFLOP/s")
     waits: list[float] = []
     builders = {

@@ -1,32 +1,32 @@
-"""The generator's training step as a plain script writes it, to measure against.
+"""The generator's training step as a plain script writes it, to compare with.
 
 Attention materialises the scores, adds a mask to them and takes the softmax in float32; no
-compilation, and the optimizer is not fused. Weights and results are the same (tests/test_benchmarks.py).
+compilation, and the optimizer is not fused. Weights and results are the same (tests/benchmarks/test_references.py).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.alitok.generator import AliTokGenerator, Attention
+from modeling.alitok.generator import AliTokGenerator, Block, GeneratorConfig
+from modeling.interfaces import CodeLayout
 from train_generator.trainer import parameter_groups
 
 
-def plain_attention(self: Attention, x: Tensor, rope: Tensor) -> Tensor:
-    q, k, v = self.heads(x, rope)
+def plain_block(self: Block, x: Tensor, rope: Tensor) -> Tensor:
+    q, k, v = self.before_attention(x, rope)
     length = x.shape[1]
     mask = torch.full((length, length), float("-inf"), device=x.device).triu(1)
-    scores = (q @ k.transpose(-2, -1)).float() * self.head_width**-0.5 + mask
-    weights = F.dropout(scores.softmax(-1), self.attn_drop, self.training)
-    x = weights.type_as(v) @ v
-    return self.dropout(self.proj(x.transpose(1, 2).flatten(2)))
+    scores = (q @ k.transpose(-2, -1)).float() * self.attn.head_width**-0.5 + mask
+    weights = F.dropout(scores.softmax(-1), self.attn.attn_drop, self.training)
+    return self.after_attention(x, weights.type_as(v) @ v)
 
 
 class PlainGenerator(AliTokGenerator):
-    def __init__(self, config):
-        super().__init__(config)
+    def __init__(self, config: GeneratorConfig, layout: CodeLayout):
+        super().__init__(config, layout)
         for block in self.blocks:
-            block.attn.forward = plain_attention.__get__(block.attn)
+            block.forward = plain_block.__get__(block)
 
 
 class PlainStep:
@@ -41,7 +41,7 @@ class PlainStep:
 
     def __call__(self, codes: Tensor, class_ids: Tensor) -> float:
         with self.autocast():
-            loss, _ = self.generator.loss(codes, class_ids)
+            loss = self.generator.loss(codes, class_ids).value
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
         self.optimizer.step()

@@ -1,8 +1,8 @@
-"""Sampling as a plain script does it, to measure against.
+"""Sampling as a plain script writes it, to compare with.
 
-In every step the whole prefix is embedded anew, keys and values grow by concatenation, attention
-adds a mask, everything is float32, and codes are drawn by `torch.multinomial`. Weights and
-distributions are the same (tests/test_benchmarks.py).
+Every position embeds the whole prefix again, keys and values grow by concatenation, attention adds
+a mask, everything is float32, and `torch.multinomial` draws the codes. Weights and distributions are
+the same (tests/benchmarks/test_references.py).
 """
 
 import torch
@@ -35,7 +35,7 @@ def plain_logits(model: AliTokGenerator, codes: Tensor, class_ids: Tensor, cache
 @torch.no_grad()
 def plain_sample(model: AliTokGenerator, class_ids: Tensor, scale: float, power: float, positions: int) -> Tensor:
     """The first `positions` codes of each class (B, positions), with guidance by doubled batches."""
-    length, rows = model.num_codes, len(class_ids)
+    length, rows = model.layout.num_codes, len(class_ids)
     mask = torch.full((length + 1, length + 1), float("-inf"), device=class_ids.device).triu(1)
     codes = torch.empty(rows, 0, dtype=torch.int64, device=class_ids.device)
     classes = torch.cat([class_ids, torch.full_like(class_ids, model.num_classes)])

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from benchmarks.machine import announce, timed
 from benchmarks.reference_sampler import plain_sample
-from modeling.build import build_generator, build_tokenizer, frozen, load_generator
-from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
+from modeling.build import build_generator, build_tokenizer, code_layout, load_generator, to_inference
+from sampling.autoregressive import AutoregressiveDecoder
+from sampling.noise import image_noise
 from sampling.pipeline import Pipeline
+from sampling.settings import SamplingSettings
 from sampling.shards import SampleShards
 from train_generator.config import ARConfig
 from utils.config import load_config
@@ -49,30 +51,31 @@ def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> f
 
 
 def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
+    layout = code_layout(config.model.vq_model)
     if args.checkpoint:
-        return load_generator(config.model.generator, args.checkpoint, device)
+        return load_generator(config.model.generator, layout, args.checkpoint, device)
     torch.manual_seed(0)
-    generator = build_generator(config.model.generator)
+    generator = build_generator(config.model.generator, layout)
     torch.nn.init.normal_(generator.output.weight, std=0.02)  # zero at first: every code alike
-    return frozen(generator, device)
+    return to_inference(generator, device)
 
 
 def timed_codes(pipeline: Pipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
     """Seconds for the first `positions` codes of one batch, after a warm-up."""
     for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
-        noise = image_noise(0, range(len(class_ids)), pipeline.generator.num_codes)
-        steps = pipeline.sampler.steps(torch.tensor(class_ids, device=device), noise)
-        seconds, _ = timed(lambda s=steps, n=wanted: [next(s) for _ in range(n)], device)
+        noise = image_noise(0, range(len(class_ids)), pipeline.decoder.num_codes)
+        codes = pipeline.decoder.stream(torch.tensor(class_ids, device=device), noise)
+        seconds, _ = timed(lambda c=codes, n=wanted: [next(c) for _ in range(n)], device)
     return seconds
 
 
 def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
-    settings = SamplingSettings.of(config.model.generator)
+    settings = SamplingSettings.from_config(config.model.generator)
     generator = build(args, config, device)
-    tokenizer = frozen(build_tokenizer(config.model.vq_model), device)
-    positions = min(args.positions or generator.num_codes, generator.num_codes)
+    tokenizer = to_inference(build_tokenizer(config.model.vq_model), device)
+    positions = min(args.positions or generator.layout.num_codes, generator.layout.num_codes)
     bandwidth = copy_bandwidth(device)
-    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {positions} of {generator.num_codes} positions")
+    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {positions} of {generator.layout.num_codes} positions")
     for batch_size in map(int, args.batch_sizes.split(",")):
         classes = [i % generator.num_classes for i in range(batch_size)]
         pipeline = Pipeline(
@@ -93,14 +96,16 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
             except torch.OutOfMemoryError:  # its float32 cache, twice while it grows
                 theirs.append(float("nan"))
         seconds, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
-        rows = batch_size * (2 if settings.scales(generator.num_codes) else 1)
+        rows = batch_size * (2 if settings.scales(generator.layout.num_codes) else 1)
         floor = step_bytes(generator, rows, positions, 2 if pipeline.precision == "bf16" else 4) / bandwidth
-        codes = torch.randint(0, generator.codebook_size, (batch_size, generator.num_codes), device=device)
+        codes = torch.randint(
+            0, generator.layout.codebook_size, (batch_size, generator.layout.num_codes), device=device
+        )
         for _ in range(2):  # the first time warms up
             decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
         writing = timed_writing(images, args.scratch)
         step, plain_step = seconds / positions, float(np.median(theirs)) / positions
-        drawing = step * generator.num_codes
+        drawing = step * generator.layout.num_codes
         whole = max(drawing + decoding, writing)
         print(
             f"batch {batch_size:4d}: {1e3 * step:8.2f} ms a step, {step / floor:5.2f} times the floor;"
@@ -120,20 +125,21 @@ def timed_writing(images: np.ndarray, scratch: str | None) -> float:
 def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list[float]) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, T, K) of the decoding steps along given codes, without guidance and with it."""
     classes = torch.cat([class_ids, torch.full_like(class_ids, generator.num_classes)])
-    state, codes = generator.start(classes), torch.cat([codes, codes])
-    steps = [generator.step(state, codes[:, t - 1] if t else None).double() for t in range(codes.shape[1])]
-    conditional, unconditional = torch.stack(steps, dim=1).chunk(2)
+    cache, codes = generator.new_cache(classes), torch.cat([codes, codes])
+    fed = (codes[:, max(t - 1, 0) : t] for t in range(codes.shape[1]))
+    logits = torch.cat([generator(last, classes, cache).double() for last in fed], dim=1)
+    conditional, unconditional = logits.chunk(2)
     guided = unconditional + torch.tensor(scales, device=codes.device)[:, None] * (conditional - unconditional)
     return conditional.log_softmax(-1), guided.log_softmax(-1)
 
 
 def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
     """KL divergence of the next-code distributions, float32 against bf16, along float32's trajectories."""
-    exact, settings = build(args, config, device), SamplingSettings.of(config.model.generator)
-    tokenizer = frozen(build_tokenizer(config.model.vq_model), device)
+    exact, settings = build(args, config, device), SamplingSettings.from_config(config.model.generator)
+    tokenizer = to_inference(build_tokenizer(config.model.vq_model), device)
     class_ids = torch.arange(args.kl, device=device) % exact.num_classes
-    codes = sample_codes(exact, class_ids, image_noise(0, range(args.kl), exact.num_codes), settings)
-    scales = settings.scales(exact.num_codes) or [1.0] * exact.num_codes
+    codes = AutoregressiveDecoder(exact, settings)(class_ids, image_noise(0, range(args.kl), exact.layout.num_codes))
+    scales = settings.scales(exact.layout.num_codes) or [1.0] * exact.layout.num_codes
     references = step_distributions(exact, class_ids, codes, scales)
     Pipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
     rounded = step_distributions(exact, class_ids, codes, scales)

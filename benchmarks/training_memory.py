@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from modeling.build import build_generator
+from modeling.build import build_generator, code_layout
 from train_generator.config import ARConfig
 
 BYTES_PER_WEIGHT = 4 * 4  # float32: the weight, its gradient, AdamW's two moments
@@ -98,10 +98,10 @@ def on_pretended_cuda(module: torch.nn.Module) -> torch.nn.Module:
 def count_memory(config: ARConfig, batch_size: int) -> StepMemory:
     """Memory of a step of `batch_size` images per GPU without compilation, which keeps less, and without FSDP."""
     with torch.device("meta"):
-        generator = build_generator(config.model.generator).train()
+        generator = build_generator(config.model.generator, code_layout(config.model.vq_model)).train()
     with pretended_cuda(config.training.mixed_precision):
         on_pretended_cuda(generator)
-        codes = torch.zeros(batch_size, generator.num_codes, dtype=torch.int64, device="cuda")
+        codes = torch.zeros(batch_size, generator.layout.num_codes, dtype=torch.int64, device="cuda")
         class_ids = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
         return count_forward(generator, codes, class_ids, average=config.training.use_ema)
 
@@ -113,8 +113,8 @@ def count_forward(generator: torch.nn.Module, codes: Tensor, class_ids: Tensor, 
         result = generator.loss(codes, class_ids)
         kept = tensors.alive()
     del result
-    backward = 2 * codes.numel() * generator.codebook_size * 4  # of the log-softmax's output and of its input
-    if generator.use_checkpoint:
+    backward = 2 * codes.numel() * generator.layout.codebook_size * 4  # of the log-softmax's output and of its input
+    if generator.config.use_checkpoint:
         x = torch.empty(*codes.shape, generator.config.hidden_size, device=codes.device, requires_grad=True)
         with AliveTensors() as tensors:
             result = generator.blocks[0](x, generator.rope[: codes.shape[1]])

@@ -9,17 +9,19 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.training_memory import count_memory
 from modeling.build import build_generator
-from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
-from sampling.pipeline import AliTokPipeline
+from sampling.noise import image_noise
+from sampling.pipeline import Pipeline
+from sampling.settings import SamplingSettings
 from tests.support import toy
+from tests.support.decoding import draw_codes
 from tests.support.paths import ROOT
 from tests.support.resuming import interrupted
 from tests.support.trainings import generator_trainer, train_step
+from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
-from training.checkpoint import list_checkpoints, load_checkpoint_weights
+from training.checkpoint_files import list_checkpoints, load_checkpoint_weights
 from utils.config import load_config
-from utils.schema import ARConfig
 
 DEVICE = "cuda"
 SETTINGS = SamplingSettings(4.0, 1.0)
@@ -28,15 +30,15 @@ NO_DROPOUT = dict.fromkeys(("dropout", "attn_drop", "tok_dropout", "class_label_
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or CUDA_VISIBLE_DEVICES hides it")
 
 
-def pipeline(device: str, **options) -> AliTokPipeline:
+def pipeline(device: str, **options) -> Pipeline:
     models = (model.to(device).requires_grad_(False) for model in (toy.tokenizer(init_std=0.3), toy.generator()))
-    return AliTokPipeline(*models, SETTINGS, **({"precision": "fp32", "batch_size": 4} | options))
+    return Pipeline(*models, SETTINGS, **({"precision": "fp32", "batch_size": 4} | options))
 
 
 def expected_codes(classes: list[int]) -> torch.Tensor:
     """What the CPU draws for images 0, 1, ... of seed 0."""
     noise = image_noise(0, range(len(classes)), toy.NUM_CODES)
-    return sample_codes(toy.generator(), torch.tensor(classes), noise, SETTINGS)
+    return draw_codes(toy.generator(), torch.tensor(classes), noise, SETTINGS)
 
 
 @pytest.mark.parametrize("compile", [False, True])

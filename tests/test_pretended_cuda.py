@@ -2,20 +2,21 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
-from modeling.build import build_generator, build_tokenizer, cast_parameters
-from sampling.autoregressive import CodeSampler, SamplingSettings
+from modeling.build import build_generator, build_tokenizer, cast_parameters, code_layout
+from sampling.autoregressive import AutoregressiveDecoder, _Batch
+from sampling.settings import SamplingSettings
 from tests.support.paths import ROOT
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.losses import hinge_discriminator_loss, hinge_generator_loss
 from utils.config import load_config
 from utils.images import to_bytes
-from utils.schema import ARConfig, TokenizerConfig
 
 
 class NothingFromTheHost(TorchDispatchMode):
@@ -44,18 +45,18 @@ def test_pretending_finds_mistakes():
 def test_decoding_can_be_recorded(changes):
     """A CUDA graph reads nothing from the host and waits for nothing."""
     model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model
-    generator = build_generator(model.generator).eval()
+    generator = build_generator(model.generator, code_layout(model.vq_model)).eval()
     with pretended_cuda("no"), torch.no_grad():
         on_pretended_cuda(generator)
         cast_parameters(generator, torch.bfloat16)
-        sampler = CodeSampler(generator, SamplingSettings.of(model.generator, **changes), fixed_rows=3)
-        batch = sampler._empty_batch(torch.device("cuda"))
+        settings = SamplingSettings.from_config(model.generator, **changes)
+        batch = _Batch(AutoregressiveDecoder(generator, settings), 3, torch.device("cuda"))
         batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
         with NothingFromTheHost():
             for t in range(3):
-                batch.step(t)
+                batch.draw(t)
         assert batch.codes.device.type == "cuda"
-        assert batch.state.cache.keys.dtype == torch.bfloat16
+        assert batch.cache.keys.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
@@ -68,8 +69,7 @@ def test_tokenizer_training_stays_on_its_device(precision):
         on_pretended_cuda(discriminator)
         images = torch.zeros(2, 3, tokenizer.image_size, tokenizer.image_size, device="cuda")
         output = tokenizer(images)
-        F.mse_loss(output.reconstruction, images) + output.quantizer_loss
-        F.mse_loss(output.prefix_image, tokenizer.prefix_target(images))
+        sum(term.weight * term.value for term in output.losses.values())
         hinge_generator_loss(discriminator(output.reconstruction))
         hinge_discriminator_loss(discriminator(images), discriminator(output.reconstruction))
         tokenizer.quantize.update_codebook()

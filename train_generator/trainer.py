@@ -100,6 +100,7 @@ class GeneratorTrainer:
 
         # Resume, and check that the ranks agree before they do anything together.
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator, self.sharded)
+        self.output_dir = self.checkpointer.output_dir
         resumed = self.checkpointer.resume_models()
         self.previews = Previews(config, self.generator, self.accelerator, self.sharded)
         self._check_agreement()
@@ -274,4 +275,4 @@ class GeneratorTrainer:
         state = full_state(self.state.inference_model, keep=main) if main or self.sharded else {}
         if main:
             self.checkpointer.export(state)
-            keep_tokenizer(self.config.experiment.tokenizer_checkpoint, self.checkpointer.output_dir)
+            keep_tokenizer(self.config.experiment.tokenizer_checkpoint, self.output_dir)

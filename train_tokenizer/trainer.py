@@ -89,7 +89,8 @@ class TokenizerTrainer:
             self.state.optimizers["discriminator_optimizer"] = (self.discriminator, self.discriminator_optimizer)
 
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator)
-        report = self.checkpointer.output_dir / "undecodable.txt"
+        self.output_dir = self.checkpointer.output_dir
+        report = self.output_dir / "undecodable.txt"
         self.bad_files = BadFiles(train_images, params.max_bad_fraction, report, self.state.undecodable)
         self.dataset = TrainingImages(train_images, self.tokenizer.image_size, params.random_flip)
 

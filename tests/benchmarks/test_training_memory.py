@@ -5,11 +5,12 @@ import torch
 
 from benchmarks.training_memory import AliveTensors, count_forward, count_memory
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
+from modeling.interfaces import CodeLayout
 from tests.support.paths import ROOT
 from tests.support.trainings import train_step
+from train_generator.config import ARConfig
 from train_generator.trainer import parameter_groups
 from utils.config import load_config
-from utils.schema import ARConfig
 
 
 class PeakTensors(AliveTensors):
@@ -48,11 +49,10 @@ def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch)
             num_hidden_layers=4,
             num_attention_heads=4,
             attn_drop=0.0,
-            image_seq_len=73,
             condition_num_classes=10,
-            codebook_size=256,
             use_checkpoint=recompute,
-        )
+        ),
+        CodeLayout(256, 73, 9, (8, 8)),
     ).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.03), fused=True)
     codes, class_ids = torch.randint(0, 256, (32, 73)), torch.arange(32) % 10

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from modeling.alitok.tokenizer import AliTokConfig
+from modeling.alitok.settings import AliTokConfig
 from modeling.build import build_tokenizer, cast_parameters
 from tests.support import toy
+from tests.support.decoding import cached_logits
 from utils.errors import UserError
 
 
@@ -20,8 +21,8 @@ def test_bf16_weights_and_cache():
     exact, rounded = toy.generator(), toy.generator()
     cast_parameters(rounded, torch.bfloat16)
     classes = torch.arange(4)
-    states = [model.start(classes) for model in (exact, rounded)]
-    assert states[1].cache.keys.dtype == torch.bfloat16
+    assert rounded.new_cache(classes).keys.dtype == torch.bfloat16
     assert rounded.rope.dtype == torch.float32
-    logits = [model.step(state, None) for model, state in zip((exact, rounded), states, strict=True)]
+    codes = torch.zeros(4, 1, dtype=torch.int64)
+    logits = [next(cached_logits(model, codes, classes)) for model in (exact, rounded)]
     torch.testing.assert_close(*logits, atol=0.05, rtol=0.05)

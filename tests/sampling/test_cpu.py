@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sampling.packed_linear import PackedLinear
+from sampling.cpu import PackedLinear, can_pack, compile_step, pack_linears
 from tests.support import toy
-from utils.cpu import can_pack
+from tests.support.decoding import cached_logits
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -22,9 +22,9 @@ def test_packed_linear_is_linear(dtype, tolerance):
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_optimized_decoding_equals_plain_decoding(compile):
     plain, fast = toy.generator(), toy.generator()
-    fast.requires_grad_(False).optimize_for_sampling(6, compile)
+    pack_linears(fast.requires_grad_(False), 6)
+    forward = compile_step(fast) if compile else fast
     class_ids, codes = torch.tensor([0, 1, 2, 3, 4, 4]), torch.randint(0, toy.CODEBOOK_SIZE, (6, toy.NUM_CODES))
-    states = [model.start(class_ids) for model in (plain, fast)]
-    for t in range(toy.NUM_CODES):
-        fed = codes[:, t - 1] if t else None
-        torch.testing.assert_close(plain.step(states[0], fed), fast.step(states[1], fed), atol=1e-5, rtol=1e-4)
+    expected, found = cached_logits(plain, codes, class_ids), cached_logits(fast, codes, class_ids, forward)
+    for one, two in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sampling.autoregressive import draw, image_noise, keep_likely
+from sampling.noise import draw, image_noise, keep_likely
 
 
 def test_draws_follow_the_distribution():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sampling.autoregressive import SamplingSettings
+from sampling.settings import SamplingSettings
 
 
 @pytest.mark.parametrize(

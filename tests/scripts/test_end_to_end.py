@@ -13,10 +13,10 @@ from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
 from dataset.token_cache.metadata import read_metadata
 from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
+from modeling.configs import read_tokenizer_config
 from tests.support import commands, toy
 from tests.support.launch import run
 from training.logging import read_log
-from utils.config import read_tokenizer_config
 from utils.weights import read_state_dict
 
 pytestmark = pytest.mark.slow

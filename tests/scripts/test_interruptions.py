@@ -11,7 +11,7 @@ from tests.support import toy
 from tests.support.commands import train_ar, train_tokenizer
 from tests.support.launch import kill, run, start, wait_until
 from tests.support.resuming import RESUME, assert_equal_checkpoints
-from training.checkpoint import checkpoint_step, list_checkpoints, load_training_state
+from training.checkpoint_files import checkpoint_step, list_checkpoints, load_training_state
 
 pytestmark = pytest.mark.slow
 

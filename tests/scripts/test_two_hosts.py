@@ -16,7 +16,7 @@ from tests.support.commands import train_ar
 from tests.support.launch import ENVIRONMENT, command_line, run, wait_until
 from tests.support.paths import ROOT
 from tests.support.resuming import RESUME, assert_equal_checkpoints
-from training.checkpoint import checkpoint_step, list_checkpoints
+from training.checkpoint_files import checkpoint_step, list_checkpoints
 
 pytestmark = pytest.mark.slow
 

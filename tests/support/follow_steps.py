@@ -31,13 +31,11 @@ def main() -> None:
     output = Path(sys.argv[1])
     torch.set_default_dtype(torch.float64)
     trainer = Float64Trainer(load_config(TokenizerConfig, "", sys.argv[2:]))
-    loader = iter(trainer.loader())
-    hashes, losses = [], []
+    batches, hashes, losses = trainer.batches(), [], []
     quantize = trainer.tokenizer.quantize
     first = quantize.embedding.weight.detach().clone()
     for _ in range(trainer.total_steps):
-        accumulation = trainer.config.training.gradient_accumulation_steps
-        values = trainer.train_step([trainer.to_device(next(loader)) for _ in range(accumulation)])
+        values = trainer.train_step(next(batches))
         loss = values["loss"] if "loss" in values else values["discriminator"]
         losses.append(float(trainer.accelerator.reduce(loss, reduction="mean")))
         digest = hashlib.sha256(quantize.embedding.weight.detach().numpy().tobytes())

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from training.checkpoint import load_checkpoint_weights, load_training_state
-from training.loop import TrainingLoop
+from training.checkpoint_files import load_checkpoint_weights, load_training_state
 
 RESUME = "experiment.resume=auto"
 
@@ -42,7 +41,7 @@ def assert_equal(one: Any, two: Any) -> None:
         assert one == two
 
 
-def interrupted(build: Callable[..., TrainingLoop], stop_at: int) -> TrainingLoop:
+def interrupted(build: Callable[..., Any], stop_at: int) -> Any:
     """Train to the step `stop_at`, drop everything but the checkpoint, and train to the end.
 
     build(name, *overrides) returns a trainer that writes to the folder `name`.
@@ -51,7 +50,7 @@ def interrupted(build: Callable[..., TrainingLoop], stop_at: int) -> TrainingLoo
     total, first.total_steps = first.total_steps, stop_at
     first.run()
     second = build("parts", RESUME)
-    assert second.step == stop_at
+    assert second.state.step == stop_at
     assert second.total_steps == total
     second.run()
     return second

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from tests.support import toy
+from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.trainer import TokenizerTrainer
 from utils.config import load_config
-from utils.schema import ARConfig, TokenizerConfig
 
 
 def generator_trainer(folder: Path, name: str, *overrides: str) -> GeneratorTrainer:
@@ -41,7 +42,7 @@ def tokenizer_trainer(folder: Path, name: str, stage: int, *overrides: str) -> T
 def train_step(model, optimizer, codes: torch.Tensor, class_ids: torch.Tensor, autocast: torch.autocast) -> None:
     """One optimizer step of a generator, without a trainer."""
     with autocast:
-        loss, _ = model.loss(codes, class_ids)
-    loss.backward()
+        loss = model.loss(codes, class_ids)
+    loss.value.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -5,7 +5,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference_generator import PlainGenerator
 from modeling.alitok.generator import GeneratorConfig
-from train_generator.model_flops import forward_flops, training_flops
 
 
 def config() -> GeneratorConfig:
@@ -32,9 +31,8 @@ def test_operations_are_counted():
         loss, _ = generator.loss(codes, class_ids)
     full_attention = 2 * 2 * 2 * 73 * 73 * 64  # two products, two layers
     causal = 2 * 2 * 2 * 64 * 73 * 74 // 2
-    assert forward_flops(generator) == counter.get_total_flops() - full_attention + causal
+    assert generator.forward_flops() == counter.get_total_flops() - full_attention + causal
     with FlopCounterMode(display=False) as counter:
         loss.backward()
     # Twice the forward, less the gradient of the first layer's input, which nothing needs.
-    assert abs(counter.get_total_flops() / 2 / (forward_flops(generator) - causal + full_attention) - 1) < 0.01
-    assert training_flops(generator) == 3 * forward_flops(generator)
+    assert abs(counter.get_total_flops() / 2 / (generator.forward_flops() - causal + full_attention) - 1) < 0.01

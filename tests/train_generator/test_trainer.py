@@ -9,7 +9,7 @@ from tests.support import toy
 from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
 from tests.support.trainings import generator_trainer
 from train_generator.trainer import parameter_groups
-from training.checkpoint import list_checkpoints
+from training.checkpoint_files import list_checkpoints
 from training.logging import read_log
 from utils.weights import read_state_dict
 
@@ -60,8 +60,8 @@ def test_compiled_blocks_train_like_eager_ones(tmp_path):
     losses = []
     for flag in ("false", "true"):
         trainer = generator_trainer(tmp_path, f"run_{flag}", f"training.compile={flag}", *toy.NO_DROPOUT)
-        loader = iter(trainer.loader())
-        losses.append([float(trainer.train_step([trainer.to_device(next(loader))])["loss"]) for _ in range(4)])
+        loader = iter(trainer.batches())
+        losses.append([float(trainer.train_step(next(loader))["loss"]) for _ in range(4)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

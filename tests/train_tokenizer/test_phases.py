@@ -2,9 +2,8 @@
 
 import pytest
 
-from train_tokenizer.phases import PhaseSchedule
+from train_tokenizer.phases import Phase, PhaseSchedule
 from utils.errors import UserError
-from utils.schema import Phase
 
 
 def test_phases_follow_each_other_and_warm_up_once():

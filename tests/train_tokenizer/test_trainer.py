@@ -11,7 +11,7 @@ from tests.support.launch import run
 from tests.support.resuming import assert_equal_checkpoints, interrupted
 from tests.support.trainings import tokenizer_trainer
 from train_tokenizer.trainer import TokenizerTrainer
-from training.checkpoint import list_checkpoints
+from training.checkpoint_files import list_checkpoints
 from training.logging import read_log
 from utils.errors import UserError
 from utils.weights import read_state_dict
@@ -49,7 +49,7 @@ def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
 
 def test_gan_steps_alternate(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
-    trainer.step = 6  # the first step of the GAN phase
+    trainer.state.step = 6  # the first step of the GAN phase
     batch = ImageBatch(torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE), torch.arange(4), [])
 
     def moved(model, before) -> bool:
@@ -81,7 +81,7 @@ def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
     tokenizer_trainer(tmp_path, "run", 1, "phases=[{name: mse, steps: 4, learning_rate: 1e-3}]").run()
     (tmp_path / "run" / "model.safetensors").unlink()
     trainer = tokenizer_trainer(tmp_path, "run", 1)
-    assert trainer.step == 4
+    assert trainer.state.step == 4
     assert trainer.discriminator is not None
     trainer.run()
 
@@ -89,7 +89,10 @@ def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
 def test_the_average_is_validated_and_exported(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1, "training.use_ema=true", "training.ema_decay=0.5")
     trainer.run()
-    exported, average = read_state_dict(trainer.output_dir / "model.safetensors"), trainer.ema.module.state_dict()
+    exported, average = (
+        read_state_dict(trainer.output_dir / "model.safetensors"),
+        trainer.ema.module.state_dict(),
+    )
     assert all(torch.equal(v, average[k]) for k, v in exported.items())
     own = trainer.tokenizer.state_dict()
     assert not all(torch.equal(v, own[k]) for k, v in exported.items())
@@ -102,8 +105,8 @@ def test_compiled_training_is_eager_training(tmp_path, images):
         shallow = ("model.vq_model.encoder.num_layers=1", "model.vq_model.decoder.num_layers=1")
         options = ("training.freeze_encoder=false", f"training.compile={flag}", *shallow)
         trainer = tokenizer_trainer(tmp_path, f"run_{flag}", 2, *options)
-        loader = iter(trainer.loader())
-        losses.append([float(trainer.train_step([trainer.to_device(next(loader))])["loss"]) for _ in range(3)])
+        loader = iter(trainer.batches())
+        losses.append([float(trainer.train_step(next(loader))["loss"]) for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

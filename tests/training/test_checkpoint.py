@@ -37,7 +37,7 @@ def test_half_written_checkpoints_are_skipped(tmp_path):
 
 SAVER = """
 import sys, torch
-from training.checkpoint import save_checkpoint
+from training.checkpoint_files import save_checkpoint
 step = int(sys.argv[2])
 while True:
     step += 1
@@ -70,15 +70,19 @@ def test_a_save_due_at_a_bad_step_comes_with_the_next_good_one(tmp_path):
     trainer = generator_trainer(tmp_path, "run", "experiment.milestone_every=4", "experiment.keep_checkpoints=1")
 
     def spoil_one_step(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * float("nan") if trainer.step == 3 else gradient
+        return gradient * float("nan") if trainer.state.step == 3 else gradient
 
     trainer.generator.norm.weight.register_hook(spoil_one_step)
     trainer.run()
-    assert trainer.guard.skipped == 1
+    assert trainer.state.skipped_steps == 1
     assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [5, 8]
     longer = (
         "training.max_train_steps=12",
         "experiment.keep_checkpoints=1",
     )
     generator_trainer(tmp_path, "run", RESUME, *longer).run()
-    assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [5, 8, 12]  # milestones stay
+    assert [checkpoint_step(p) for p in list_checkpoints(trainer.output_dir)] == [
+        5,
+        8,
+        12,
+    ]  # milestones stay

@@ -8,7 +8,7 @@ import torch
 from tests.support import toy
 from tests.support.commands import train_ar
 from tests.support.launch import run
-from training.checkpoint import checkpoint_folder, load_checkpoint_weights, load_training_state
+from training.checkpoint_files import checkpoint_folder, load_checkpoint_weights, load_training_state
 from training.logging import read_log
 from utils.weights import export_weights, read_state_dict
 

@@ -7,7 +7,7 @@ from dataset.code_dataset import CodeBatch
 from dataset.image_dataset import ImageBatch
 from tests.support import toy
 from tests.support.trainings import generator_trainer, tokenizer_trainer
-from training.checkpoint import list_checkpoints
+from training.checkpoint_files import list_checkpoints
 from utils.errors import UserError
 
 
@@ -16,10 +16,10 @@ def test_a_bad_gradient_is_skipped(tmp_path):
     batch = CodeBatch(torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), [])
     before = [p.clone() for p in trainer.generator.parameters()]
     hook = trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan"))
-    trainer.step = 5
+    trainer.state.step = 5
     for _ in range(3):
         trainer.train_step([batch])
-    assert trainer.guard.skipped == 3
+    assert trainer.state.skipped_steps == 3
     assert all(torch.equal(p, q) for p, q in zip(trainer.generator.parameters(), before, strict=True))
     with pytest.raises(UserError, match=r"no finite loss and gradient.*its images were d/3.png, b/5.png"):
         for _ in range(20):
@@ -42,8 +42,8 @@ def test_a_step_without_finite_loss_changes_nothing(tmp_path, images):
         trainer.train_step([nan_batch()])
     assert all(torch.equal(v, before[k]) for k, v in trainer.tokenizer.state_dict().items())  # codebook included
     trainer.train_step([random_batch()])
-    assert trainer.guard.skipped == 2
-    assert trainer.guard.in_a_row == 0
+    assert trainer.state.skipped_steps == 2
+    assert trainer.guard.bad_in_a_row == 0
     for _ in range(2):
         trainer.train_step([nan_batch()])
     with pytest.raises(UserError, match=r"3 steps in a row up to step 5 .*last loss .* was nan; .*class_0/000.png"):
@@ -57,4 +57,4 @@ def test_nothing_is_saved_between_bad_steps(tmp_path, images):
         trainer.run()
     kept = [int(p.name[-8:]) for p in list_checkpoints(trainer.output_dir)]
     assert kept
-    assert max(kept) == trainer.step - 2  # the good steps before
+    assert max(kept) == trainer.state.step - 2  # the good steps before

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.launch import run
-from training.logging import Tracker, read_log
+from training.logging import Logger, read_log
 
 CONFIG = {"experiment": {"project": "test", "name": "run"}}
 OFFLINE = {"WANDB_MODE": "offline"}
@@ -14,7 +14,7 @@ from training import logging as tracking
 tracking.WANDB_TIMEOUT = 2
 config = {"experiment": {"project": "test", "name": "run"}}
 step = len(sys.argv) - 2
-tracker = tracking.Tracker(sys.argv[1], config, use_wandb=True, enabled=True, first_step=step)
+tracker = tracking.Logger(sys.argv[1], config, use_wandb=True, enabled=True, first_step=step)
 tracker.log(1, {"loss": 0.5})
 tracker.close()
 """
@@ -44,7 +44,7 @@ def test_a_resumed_training_continues_its_wandb_run(tmp_path):
 
 
 def test_tensorboard_has_the_numbers(tmp_path):
-    tracker = Tracker(tmp_path, CONFIG, use_wandb=False, enabled=True)
+    tracker = Logger(tmp_path, CONFIG, use_wandb=False, enabled=True)
     tracker.log(1, {"loss": 0.5})
     tracker.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -52,7 +52,7 @@ def test_tensorboard_has_the_numbers(tmp_path):
 
 def test_a_fresh_start_sets_older_numbers_aside(tmp_path):
     for first, last in ((0, 40), (40, 50), (0, 8), (0, 3)):
-        tracker = Tracker(tmp_path, CONFIG, use_wandb=False, enabled=True, first_step=first)
+        tracker = Logger(tmp_path, CONFIG, use_wandb=False, enabled=True, first_step=first)
         tracker.log(last, {"val_loss": last / 10})
         tracker.close()
     assert read_log(tmp_path) == [{"step": 3, "val_loss": 0.3}]

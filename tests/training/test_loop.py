@@ -7,8 +7,8 @@ from tests.support.launch import held, run, small_files
 from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer, tokenizer_trainer
 from train_generator.trainer import GeneratorTrainer
-from training import loop as training_loop
-from training.checkpoint import list_checkpoints, load_checkpoint_weights
+from training import checkpoint
+from training.checkpoint_files import list_checkpoints, load_checkpoint_weights
 from training.logging import last_logged
 from utils.errors import UserError
 from utils.weights import exported_step, read_state_dict
@@ -16,7 +16,7 @@ from utils.weights import exported_step, read_state_dict
 
 @pytest.mark.slow
 def test_two_trainings_in_one_folder_are_refused(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(training_loop, "LOCK_PATIENCE", 1)
+    monkeypatch.setattr(checkpoint, "LOCK_TIMEOUT", 1)
     with held(tmp_path / "run"), pytest.raises(UserError, match="another run is at work in"):
         generator_trainer(tmp_path, "run")
     assert "waiting up to 1 s for it" in capfd.readouterr().out
@@ -97,6 +97,6 @@ def test_a_full_disk_costs_no_training(tmp_path, images, capfd, monkeypatch):
     monkeypatch.setattr(trainer, "save", save_without_space)
     with pytest.raises(UserError, match=r"checkpoint of step 10 could not be written.*there is none yet"):
         trainer.run()
-    assert trainer.step == 10
+    assert trainer.state.step == 10
     assert "warning: the checkpoint of step 2 could not be written" in capfd.readouterr().err
     assert not list((trainer.output_dir / "checkpoints").iterdir())

@@ -7,12 +7,12 @@ import pytest
 from tests.support import toy
 from tests.support.trainings import generator_trainer, tokenizer_trainer
 from training.logging import read_log
-from training.meters import Meters
+from training.meters import StepStats
 
 
 def test_pauses_do_not_count_in_rates(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
-    meters = Meters()
+    meters = StepStats()
     meters.add(100)
     start = time.perf_counter()
     with meters.pause():
@@ -23,7 +23,7 @@ def test_pauses_do_not_count_in_rates(tmp_path, images):
 
 def test_skipped_steps_do_not_spoil_the_means(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
-    meters = Meters()
+    meters = StepStats()
     for value in (1.0, float("nan"), 3.0):
         meters.add(8, 0.0, loss=value, grad_norm=float("inf"))
     means = meters.pop(trainer.accelerator)

@@ -1,11 +1,15 @@
 """Configurations: overrides, and errors that name the mistake."""
 
+from dataclasses import dataclass, field
+
 import pytest
+from omegaconf import OmegaConf
 
 from tests.support.paths import ROOT
-from utils.config import load_config
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
+from utils.config import compose, help_lines, load_config, option
 from utils.errors import UserError
-from utils.schema import ARConfig, TokenizerConfig
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +33,7 @@ def test_overrides_reach_every_kind_of_key():
     assert config.experiment.resume == "auto"
     assert config.training.max_grad_norm is None
     assert load_ar("lr_scheduler.params.end_lr=${optimizer.params.weight_decay}").lr_scheduler.params.end_lr == 0.03
-    assert config.model.generator.codebook_size == 1024  # follows the tokenizer's
+    assert config.model.vq_model.layout.codebook_size == 1024
     assert config.lr_scheduler.params.learning_rate == 1e-3  # follows the optimizer's
     stage1 = load_config(TokenizerConfig, "", ["config=configs/tokenizer_stage1.yaml", "phases.1.steps=7"])
     assert [p.steps for p in stage1.phases] == [50_000, 7, 100_000]
@@ -44,6 +48,9 @@ def test_overrides_reach_every_kind_of_key():
         ("training.seed=soon", "training.seed"),
         ("model.generator.name=rar", "unknown generator 'rar'"),
         ("config=configs/alitok_bb.yaml", "not found.*did you mean 'configs/alitok_b.yaml'"),
+        ("model.generator.code_order=random", r"code_order is 'random' .*choose raster \| reversed"),
+        ("sampling.class_ids=[1.5]", "sampling.class_ids"),
+        ("training.mixed_precision=bf8", "training.mixed_precision is 'bf8'; did you mean 'bf16'"),
         ("--batch", "cannot read the argument '--batch'"),
         ("training=null", "training"),
         ("training.per_gpu_batch_size=0", "training.per_gpu_batch_size is 0; it must be at least 1"),
@@ -68,3 +75,49 @@ def test_misspelt_key_in_a_file(tmp_path):
     file.write_text("experiment: [")
     with pytest.raises(UserError, match="no valid YAML"):
         load_config(TokenizerConfig, "", [f"config={file}"])
+
+
+@dataclass
+class Inner:
+    counts: list[int] = option([1, 2], "some counts", min=1)
+    mode: str = option("fast", "how", choices=("fast", "exact"))
+
+
+@dataclass
+class Outer(Inner):
+    counts: list[int] = field(default_factory=lambda: [3])  # another default, the same limits
+    parts: list[Inner] = option([], "a list of sections")
+    size: float = option(1.0, "a size", above=0, max=2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("counts=[1,0]", "counts is 0; it must be at least 1"),
+        ("mode=exat", "mode is 'exat'; did you mean 'exact'"),
+        ("parts=[{counts: [5]}, {mode: slow}]", "parts.1.mode is 'slow'"),
+        ("size=0", "size is 0.0; it must be above 0"),
+        ("size=2.5", "size is 2.5; it must be at most 2"),
+    ],
+)
+def test_limits_belong_to_the_option(override, message):
+    with pytest.raises(UserError, match=message):
+        compose(Outer, OmegaConf.create(), [override], "the test")
+    assert compose(Outer, OmegaConf.create(), ["size=2"], "the test").counts == [3]
+
+
+def test_help_explains_each_option():
+    lines = list(help_lines(OmegaConf.structured(Outer)))
+    assert any("counts: [3]" in line and line.endswith("# some counts (at least 1)") for line in lines)
+    assert any("mode: fast" in line and line.endswith("# how (fast | exact)") for line in lines)
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("size: 1.5\nmode: exact\n")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "own.yaml").write_text("base: ../base.yaml\nsize: 0.5\n")
+    config = load_config(Outer, "", [f"config={tmp_path / 'deeper' / 'own.yaml'}", "counts=[4]"])
+    assert (config.size, config.mode, config.counts) == (0.5, "exact", [4])
+    (tmp_path / "lost.yaml").write_text("base: nowhere.yaml\n")
+    with pytest.raises(UserError, match=r"configuration file not found: .*nowhere.yaml"):
+        load_config(Outer, "", [f"config={tmp_path / 'lost.yaml'}"])

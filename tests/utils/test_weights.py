@@ -6,13 +6,22 @@ import torch
 from modeling.build import load_generator, load_tokenizer
 from tests.support import toy
 from utils.errors import UserError
-from utils.weights import export_weights, load_encoder_weights, tokenizer_export
+from utils.weights import export_weights, read_state_dict
+
+
+def without_statistics(model) -> dict:
+    """What a training exports."""
+    return {name: value for name, value in model.state_dict().items() if name not in model.optional_keys}
+
+
+def load_as_generator(config, path):
+    return load_generator(config, toy.tokenizer().layout, path)
 
 
 @pytest.fixture
 def files(tmp_path):
     """A tokenizer's weights in the published form and as safetensors."""
-    return export_weights(tmp_path, tokenizer_export(toy.tokenizer().state_dict()))
+    return export_weights(tmp_path, without_statistics(toy.tokenizer()))
 
 
 def test_both_formats_load_strictly(tmp_path, files):
@@ -24,7 +33,7 @@ def test_both_formats_load_strictly(tmp_path, files):
         assert not loaded.training
     generator = toy.generator()
     for path in export_weights(tmp_path / "generator", generator.state_dict()):
-        loaded = load_generator(generator.config, path)
+        loaded = load_generator(generator.config, generator.layout, path)
         assert all(torch.equal(v, generator.state_dict()[k]) for k, v in loaded.state_dict().items())
         assert torch.equal(loaded.rope, generator.rope)
 
@@ -39,10 +48,10 @@ def test_usage_statistics_are_dropped_by_export_and_optional(tmp_path, files):
 def test_stage2_takes_encoder_and_codebook_only(tmp_path):
     stage1 = toy.tokenizer(stage=1)
     torch.nn.init.normal_(stage1.quantize.embedding.weight)
-    path = export_weights(tmp_path, tokenizer_export(stage1.state_dict()))[0]
+    path = export_weights(tmp_path, without_statistics(stage1))[0]
     stage2 = toy.tokenizer(stage=2)
     decoder = {k: v.clone() for k, v in stage2.decoder.state_dict().items()}
-    load_encoder_weights(stage2, path)
+    stage2.load_earlier_stage(read_state_dict(path), path)
     images = torch.rand(2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
     assert torch.equal(stage1.encode(images), stage2.encode(images))
     assert all(torch.equal(v, decoder[k]) for k, v in stage2.decoder.state_dict().items())
@@ -66,7 +75,7 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
     odd = tmp_path / "odd.pth"
     torch.save({"model": {"a": 1}}, odd)
     refused(odd, "no state dict")
-    refused(files[0], "missing: embeddings.*unexpected: latent_tokens", toy.generator(), load_generator)
+    refused(files[0], "missing: embeddings.*unexpected: latent_tokens", toy.generator(), load_as_generator)
     refused(files[0], r"shapes differ: latent_tokens is \(7, 32\) in the file, \(7, 64\)", toy.tokenizer(width=64))
     refused(files[0], "missing: decoder.ffn_aux.0.weight", toy.tokenizer(stage=1))
 

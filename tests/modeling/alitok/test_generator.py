@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
-from sampling.autoregressive import SamplingSettings, image_noise, sample_codes
+from modeling.interfaces import CodeLayout
+from sampling.noise import image_noise
+from sampling.settings import SamplingSettings
 from tests.support import toy
+from tests.support.decoding import cached_logits, draw_codes
 
 
 @torch.no_grad()
@@ -15,10 +18,18 @@ def test_cached_decoding_equals_the_full_forward():
     codes = torch.randint(0, toy.CODEBOOK_SIZE, (3, toy.NUM_CODES))
     classes = torch.tensor([0, 3, model.num_classes])
     full = model(codes[:, :-1], classes)
-    state = model.start(classes)
-    for t in range(toy.NUM_CODES):
-        logits = model.step(state, None if t == 0 else codes[:, t - 1])
+    for t, logits in enumerate(cached_logits(model, codes, classes)):
         torch.testing.assert_close(logits, full[:, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_is_filled_in_one_pass_or_code_by_code():
+    model, codes, classes = toy.generator(), torch.randint(0, toy.CODEBOOK_SIZE, (2, 5)), torch.tensor([0, 1])
+    one_by_one = list(cached_logits(model, codes, classes))
+    cache = model.new_cache(classes)
+    together = model(codes[:, :3], classes, cache)
+    torch.testing.assert_close(together, torch.stack(one_by_one[:4], dim=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(codes[:, 3:4], classes, cache)[:, 0], one_by_one[4], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -43,18 +54,15 @@ def test_reversed_order_predicts_from_the_last_code_to_the_first():
     torch.testing.assert_close(model.rope[1:], forward.rope[1:].flip(0))
     assert (model.rope[0] == 0).all()
     codes, classes = torch.randint(0, toy.CODEBOOK_SIZE, (3, toy.NUM_CODES)), torch.tensor([0, 3, 1])
-    state, nats = model.start(classes), 0
-    for t in reversed(range(toy.NUM_CODES)):
-        logits = model.step(state, None if t == toy.NUM_CODES - 1 else codes[:, t + 1])
+    nats = 0
+    for t, logits in zip(reversed(range(toy.NUM_CODES)), cached_logits(model, codes.flip(1), classes), strict=True):
         nats = nats + torch.nn.functional.cross_entropy(logits, codes[:, t]) / toy.NUM_CODES
-    torch.testing.assert_close(model.loss(codes, classes)[0], nats)
-    assert abs(nats - forward.loss(codes, classes)[0]) > 1e-3
+    torch.testing.assert_close(model.loss(codes, classes).value, nats)
+    assert abs(nats - forward.loss(codes, classes).value) > 1e-3
     # At temperature 0 each code drawn is the most likely one, given the codes after it.
     settings = SamplingSettings(temperature=0.0)
-    drawn = sample_codes(model, classes, image_noise(0, range(3), model.num_codes), settings)
-    assert model.loss(drawn, classes)[1] == 1
-    with pytest.raises(ValueError, match="code_order 'random' is not one of"):
-        toy.generator(code_order="random")
+    drawn = draw_codes(model, classes, image_noise(0, range(3), toy.NUM_CODES), settings)
+    assert model.loss(drawn, classes).accuracy == 1
 
 
 def test_class_dropout_uses_the_no_class_row():
@@ -71,15 +79,14 @@ def test_activation_checkpointing_changes_no_gradient():
         model = toy.generator(use_checkpoint=use_checkpoint).train()
         torch.manual_seed(1)
         codes = torch.randint(0, toy.CODEBOOK_SIZE, (2, toy.NUM_CODES))
-        model.loss(codes, torch.tensor([0, 1]))[0].backward()
+        model.loss(codes, torch.tensor([0, 1])).value.backward()
         grads.append(model.embeddings.weight.grad)
     torch.testing.assert_close(*grads)
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():
     torch.manual_seed(0)
-    model = AliTokGenerator(
-        GeneratorConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_seq_len=7, codebook_size=50)
-    )
-    loss, _ = model.loss(torch.randint(0, 50, (2, 7)), torch.tensor([0, 1]))
+    config = GeneratorConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    model = AliTokGenerator(config, CodeLayout(50, 7, 3, (2, 2)))
+    loss = model.loss(torch.randint(0, 50, (2, 7)), torch.tensor([0, 1])).value
     assert loss.item() == pytest.approx(np.log(50), abs=1e-5)

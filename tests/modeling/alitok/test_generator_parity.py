@@ -6,23 +6,27 @@ import pytest
 import torch
 
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
-from sampling.autoregressive import SamplingSettings, sample_codes
+from modeling.interfaces import CodeLayout
+from sampling.cpu import pack_linears
 from sampling.guidance import guidance_scale
+from sampling.settings import SamplingSettings
 from tests.parity.deterministic import fill, integers
+from tests.support.decoding import draw_codes
 from tests.support.parity import assert_close, published_shapes, shapes
 
 CODES = torch.from_numpy(integers("ar-ids", (2, 273), 4096))
 CLASSES = torch.tensor([207, 999])
+LAYOUT = CodeLayout(4096, 273, 17, (16, 16))
 SIZES = {
-    "b": (GeneratorConfig(codebook_size=4096), 177_048_064),
-    "l": (GeneratorConfig(hidden_size=1024, codebook_size=4096), 317_851_648),
-    "xl": (GeneratorConfig(hidden_size=1280, num_hidden_layers=32, codebook_size=4096), 662_141_696),
+    "b": (GeneratorConfig(), 177_048_064),
+    "l": (GeneratorConfig(hidden_size=1024), 317_851_648),
+    "xl": (GeneratorConfig(hidden_size=1280, num_hidden_layers=32), 662_141_696),
 }
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = AliTokGenerator(SIZES["b"][0]).eval()
+    model = AliTokGenerator(SIZES["b"][0], LAYOUT).eval()
     fill(model)
     return model
 
@@ -31,7 +35,7 @@ def model():
 def packed_model(model):
     """The same weights in the sampler's fast CPU path."""
     fast = copy.deepcopy(model)
-    fast.optimize_for_sampling(4, compile=False)
+    pack_linears(fast, 4)
     return fast
 
 
@@ -39,7 +43,7 @@ def packed_model(model):
 def test_keys_shapes_and_parameter_counts(size):
     config, count = SIZES[size]
     with torch.device("meta"):
-        model = AliTokGenerator(config)
+        model = AliTokGenerator(config, LAYOUT)
     assert shapes(model) == published_shapes(f"alitok_{size}.bin")
     assert sum(p.numel() for p in model.parameters()) == count
 
@@ -58,9 +62,9 @@ def test_forward_matches_the_published_model(model, parity):
     assert (logits.argmax(-1).numpy() == expected["argmax"]).all()
     no_class = model(CODES, torch.full_like(CLASSES, model.num_classes))
     assert_close(no_class[:, expected["positions"]][:, :, expected["vocab"]], expected["uncond_logits"])
-    loss, accuracy = model.loss(CODES, CLASSES)
-    assert_close(loss, expected["loss"].reshape(()))
-    assert_close(accuracy, expected["accuracy"].reshape(()))
+    loss = model.loss(CODES, CLASSES)
+    assert_close(loss.value, expected["loss"].reshape(()))
+    assert_close(loss.accuracy, expected["accuracy"].reshape(()))
 
 
 @torch.no_grad()
@@ -83,7 +87,7 @@ def test_greedy_codes_match_the_published_sampler(model, packed_model, parity, n
     classes = torch.from_numpy(arrays["generate_classes"]).long()
     expected = torch.from_numpy(arrays[name]).long()
     noise = torch.full((len(classes), 273), 0.5, dtype=torch.float64)
-    codes = sample_codes(packed_model, classes, noise, SamplingSettings(scale, 1.8, temperature=0))
+    codes = draw_codes(packed_model, classes, noise, SamplingSettings(scale, 1.8, temperature=0))
     if torch.equal(codes, expected):
         return
     # One flip changes all codes after it. Then every published code must be the best one given the

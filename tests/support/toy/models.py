@@ -3,8 +3,13 @@
 import torch
 
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
-from modeling.alitok.tokenizer import AliTok, AliTokConfig, DecoderConfig, TransformerConfig
+from modeling.alitok.settings import AliTokConfig, DecoderConfig, TransformerConfig
+from modeling.alitok.tokenizer import AliTok
+from modeling.interfaces import CodeLayout
 from tests.support.toy.sizes import CODEBOOK_SIZE, IMAGE_SIZE, NUM_CLASSES, NUM_CODES, PATCH_SIZE
+
+GRID = IMAGE_SIZE // PATCH_SIZE
+LAYOUT = CodeLayout(CODEBOOK_SIZE, NUM_CODES, GRID + 1, (GRID, GRID))
 
 
 def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02) -> AliTok:
@@ -31,10 +36,8 @@ def generator(**changes) -> AliTokGenerator:
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "image_seq_len": NUM_CODES,
         "condition_num_classes": NUM_CLASSES,
-        "codebook_size": CODEBOOK_SIZE,
     }
-    model = AliTokGenerator(GeneratorConfig(**settings | changes)).eval()
+    model = AliTokGenerator(GeneratorConfig(**settings | changes), LAYOUT).eval()
     torch.nn.init.normal_(model.output.weight, std=0.3)  # its initial zeros would hide mistakes
     return model

@@ -1,0 +1,23 @@
+"""Decode with a toy generator, position by position."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sampling.autoregressive import AutoregressiveDecoder
+from sampling.settings import SamplingSettings
+
+
+def draw_codes(generator, class_ids: Tensor, noise: Tensor, settings: SamplingSettings, **options) -> Tensor:
+    """One batch of codes (B, T)."""
+    return AutoregressiveDecoder(generator, settings, **options)(class_ids, noise)
+
+
+@torch.no_grad()
+def cached_logits(generator, codes: Tensor, class_ids: Tensor, forward: Callable | None = None) -> Iterator[Tensor]:
+    """Logits (B, K) of each of the codes (B, n), which are given in the order drawn, through a cache."""
+    cache = generator.new_cache(class_ids)
+    for position in range(codes.shape[1]):
+        last = codes[:, max(position - 1, 0) : position]
+        yield (forward or generator)(last, class_ids, cache)[:, -1].float()

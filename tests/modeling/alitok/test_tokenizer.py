@@ -87,7 +87,7 @@ def test_codes_decide_the_picture():
 
 
 def test_own_losses_and_their_weights():
-    """Stage 1: reconstruction, the prefix image by its share of the patches, quantizer. Stage 2, frozen: pixels only."""
+    """Stage 1: pixels, the prefix image by its share of the patches, quantizer. Stage 2, frozen: pixels."""
     images = torch.rand(2, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE)
     stage1, stage2 = toy.tokenizer(stage=1), toy.tokenizer(stage=2)
     losses = stage1(images).losses

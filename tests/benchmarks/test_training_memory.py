@@ -67,8 +67,11 @@ def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch)
     assert real <= counted <= 1.25 * real
 
 
-def test_published_batches_fit_into_80_gb():
-    for name, batch_size in (("b", 128), ("l", 64), ("xl", 32)):
-        config = load_config(ARConfig, "", [f"config={ROOT}/configs/alitok_{name}.yaml"])
-        assert config.training.per_gpu_batch_size == batch_size
-        assert count_memory(config, batch_size).total < 70e9
+@pytest.mark.parametrize(
+    ("size", "batch_size"),
+    [("b", 128), pytest.param("l", 64, marks=pytest.mark.slow), pytest.param("xl", 32, marks=pytest.mark.slow)],
+)
+def test_published_batches_fit_into_80_gb(size, batch_size):
+    config = load_config(ARConfig, "", [f"config={ROOT}/configs/alitok_{size}.yaml"])
+    assert config.training.per_gpu_batch_size == batch_size
+    assert count_memory(config, batch_size).total < 70e9

@@ -11,6 +11,11 @@ from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.trainer import TokenizerTrainer
 from utils.config import load_config
 
+# Plots of the curves, drawn after each validation, take most of a toy training's time.
+VALIDATE_AT_THE_END = "experiment.eval_every=100"
+VALIDATE_OFTEN = "experiment.eval_every=4"
+ONE_SHORT_PHASE = "phases=[{name: mse, steps: 4, learning_rate: 1e-3}]"
+
 
 def generator_trainer(folder: Path, name: str, *overrides: str) -> GeneratorTrainer:
     """Train a generator in folder/name for 8 steps with a moving average, on the token cache folder/cache."""
@@ -23,17 +28,22 @@ def generator_trainer(folder: Path, name: str, *overrides: str) -> GeneratorTrai
         f"dataset.params.pretokenization_val={cache}",
         f"experiment.output_dir={folder / name}",
         "experiment.tokenizer_checkpoint=none",
+        VALIDATE_AT_THE_END,
         *overrides,
     ]
     return GeneratorTrainer(load_config(ARConfig, "", arguments))
 
 
 def tokenizer_trainer(folder: Path, name: str, stage: int, *overrides: str) -> TokenizerTrainer:
-    """Train a tokenizer in folder/name for 6 steps without and 4 with the GAN, on the images folder/images."""
+    """Train a tokenizer in folder/name for 6 steps without and 4 with the GAN, on the images folder/images.
+
+    The end of each phase is validated, too.
+    """
     arguments = [
         f"config={toy.write_tokenizer_config(folder / f'stage{stage}.yaml', stage)}",
         f"dataset.params.data_path={folder / 'images'}",
         f"experiment.output_dir={folder / name}",
+        VALIDATE_AT_THE_END,
         *overrides,
     ]
     return TokenizerTrainer(load_config(TokenizerConfig, "", arguments))

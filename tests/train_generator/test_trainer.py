@@ -1,28 +1,30 @@
 """Generator training in this process."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from tests.support import toy
 from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
-from tests.support.trainings import generator_trainer
-from train_generator.trainer import parameter_groups
+from tests.support.trainings import VALIDATE_OFTEN, generator_trainer
+from train_generator.trainer import GeneratorTrainer, parameter_groups
 from training.checkpoint_files import list_checkpoints
 from training.logging import read_log
 from utils.weights import read_state_dict
 
 
 def test_generator_training_resumes_bit_for_bit(tmp_path):
-    whole = generator_trainer(tmp_path, "whole")
+    def build(name: str, *overrides: str) -> GeneratorTrainer:
+        return generator_trainer(tmp_path, name, VALIDATE_OFTEN, *overrides)
+
+    whole = build("whole")
     whole.run()
-    parts = interrupted(partial(generator_trainer, tmp_path), stop_at=3)
+    parts = interrupted(build, stop_at=3)
     assert_equal_checkpoints(list_checkpoints(whole.output_dir)[-1], list_checkpoints(parts.output_dir)[-1])
 
 
 def test_generator_learns_and_exports_its_average(tmp_path):
-    trainer = generator_trainer(tmp_path, "run", "training.max_train_steps=40", "optimizer.params.learning_rate=1e-2")
+    longer = ("training.max_train_steps=40", "experiment.eval_every=20", "optimizer.params.learning_rate=1e-2")
+    trainer = generator_trainer(tmp_path, "run", *longer)
     trainer.run()
     losses = [r["val_loss"] for r in read_log(trainer.output_dir) if "val_loss" in r]
     assert losses[-1] < losses[0]

@@ -1,10 +1,10 @@
 """The sum of a phase's losses."""
 
-from tests.support.trainings import tokenizer_trainer
+from tests.support.trainings import ONE_SHORT_PHASE, tokenizer_trainer
 
 
 def test_losses_of_no_phase_are_not_built(tmp_path, images, capfd):
-    trainer = tokenizer_trainer(tmp_path, "plain", 1, "phases=[{name: mse, steps: 2, learning_rate: 1e-3}]")
+    trainer = tokenizer_trainer(tmp_path, "plain", 1, ONE_SHORT_PHASE)
     assert trainer.loss.logit_loss is None
     assert trainer.loss.lpips is None
     assert trainer.discriminator is None

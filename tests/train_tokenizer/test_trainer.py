@@ -9,7 +9,7 @@ from dataset.image_dataset import ImageBatch
 from tests.support import toy
 from tests.support.launch import run
 from tests.support.resuming import assert_equal_checkpoints, interrupted
-from tests.support.trainings import tokenizer_trainer
+from tests.support.trainings import ONE_SHORT_PHASE, VALIDATE_OFTEN, tokenizer_trainer
 from train_tokenizer.trainer import TokenizerTrainer
 from training.checkpoint_files import list_checkpoints
 from training.logging import read_log
@@ -17,7 +17,8 @@ from utils.errors import UserError
 from utils.weights import read_state_dict
 
 
-@pytest.mark.parametrize("stop_at", [3, 7])  # before and within the GAN phase
+# Before the GAN phase and inside it.
+@pytest.mark.parametrize("stop_at", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
     def build(name: str, *overrides: str) -> TokenizerTrainer:
         return tokenizer_trainer(tmp_path, name, 1, "training.use_ema=true", *overrides)
@@ -29,6 +30,7 @@ def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
     assert [r["loss"] for r in read_log(whole.output_dir) if "loss" in r]
 
 
+@pytest.mark.slow
 def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
     stage1 = tokenizer_trainer(tmp_path, "stage1", 1)
     stage1.run()
@@ -64,9 +66,10 @@ def test_gan_steps_alternate(tmp_path, images):
         assert torch.equal(usage, trainer.tokenizer.quantize.embed_prob) == (turn == "discriminator")
 
 
+@pytest.mark.slow
 def test_phases_are_announced_and_their_ends_kept(tmp_path, images, capfd):
     keep = ("experiment.keep_checkpoints=1", "experiment.milestone_every=4", "experiment.save_every=1")
-    trainer = tokenizer_trainer(tmp_path, "run", 1, *keep)
+    trainer = tokenizer_trainer(tmp_path, "run", 1, VALIDATE_OFTEN, *keep)
     trainer.run()
     assert [p.name[-2:] for p in list_checkpoints(trainer.output_dir)] == ["04", "06", "08", "10"]
     rows = read_log(trainer.output_dir)
@@ -77,8 +80,9 @@ def test_phases_are_announced_and_their_ends_kept(tmp_path, images, capfd):
     assert "GAN on" in announced
 
 
+@pytest.mark.slow
 def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
-    tokenizer_trainer(tmp_path, "run", 1, "phases=[{name: mse, steps: 4, learning_rate: 1e-3}]").run()
+    tokenizer_trainer(tmp_path, "run", 1, ONE_SHORT_PHASE).run()
     (tmp_path / "run" / "model.safetensors").unlink()
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     assert trainer.state.step == 4
@@ -87,13 +91,11 @@ def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
 
 
 def test_the_average_is_validated_and_exported(tmp_path, images):
-    trainer = tokenizer_trainer(tmp_path, "run", 1, "training.use_ema=true", "training.ema_decay=0.5")
+    average = ("training.use_ema=true", "training.ema_decay=0.5")
+    trainer = tokenizer_trainer(tmp_path, "run", 1, ONE_SHORT_PHASE, *average)
     trainer.run()
-    exported, average = (
-        read_state_dict(trainer.output_dir / "model.safetensors"),
-        trainer.ema.module.state_dict(),
-    )
-    assert all(torch.equal(v, average[k]) for k, v in exported.items())
+    exported, averaged = read_state_dict(trainer.output_dir / "model.safetensors"), trainer.ema.module.state_dict()
+    assert all(torch.equal(v, averaged[k]) for k, v in exported.items())
     own = trainer.tokenizer.state_dict()
     assert not all(torch.equal(v, own[k]) for k, v in exported.items())
 
@@ -111,7 +113,7 @@ def test_compiled_training_is_eager_training(tmp_path, images):
 
 
 def test_a_collapsed_codebook_is_warned_about(tmp_path, images, capfd):
-    tokenizer_trainer(tmp_path, "run", 1, "validation.min_codebook_usage=1.1").run()
+    tokenizer_trainer(tmp_path, "run", 1, "validation.min_codebook_usage=1.1", ONE_SHORT_PHASE).run()
     assert "it may have collapsed" in capfd.readouterr().err
 
 

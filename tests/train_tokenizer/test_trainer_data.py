@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.trainings import tokenizer_trainer
+from tests.support.trainings import ONE_SHORT_PHASE, tokenizer_trainer
 from training.logging import read_log
 from utils.errors import UserError
 
@@ -29,7 +29,7 @@ def test_a_run_of_unreadable_files_ends_the_training(tmp_path, images):
 
 def test_a_bad_validation_file_is_left_out(tmp_path, images, capfd):
     (images / "val" / "class_2" / "000.png").write_bytes(b"no image")
-    trainer = tokenizer_trainer(tmp_path, "run", 1)
+    trainer = tokenizer_trainer(tmp_path, "run", 1, ONE_SHORT_PHASE)
     trainer.run()
     assert "000.png cannot be decoded" in capfd.readouterr().out
     last = read_log(trainer.output_dir)[-1]

@@ -49,11 +49,25 @@ def test_keys_shapes_and_parameter_counts(size):
 
 
 @torch.no_grad()
-def test_forward_matches_the_published_model(model, parity):
+def test_first_positions_match_the_published_model(model, parity):
+    """The model is causal, so a few codes are enough for the logits of the first positions."""
     expected = parity("ar_b")
     assert_close(model.rope, expected["rope"], 1e-5)
     rows = torch.from_numpy(expected["condition"]).flatten()
     assert torch.equal(model.embed_classes(CLASSES), model.embeddings.weight[rows])
+    logits = model(CODES[:, :20], CLASSES)
+    first = expected["positions"] <= 20
+    assert first.sum() >= 3
+    picked = logits[:, expected["positions"][first]][:, :, expected["vocab"]]
+    assert_close(picked, expected["logits"][:, first])
+    assert_close(logits.logsumexp(-1), expected["logsumexp"][:, :21])
+    assert (logits.argmax(-1).numpy() == expected["argmax"][:, :21]).all()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_forward_matches_the_published_model(model, parity):
+    expected = parity("ar_b")
     logits = model(CODES, CLASSES)
     assert logits.shape == (2, 274, 4096)
     picked = logits[:, expected["positions"]][:, :, expected["vocab"]]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dataset.code_dataset import CodeBatch
-from dataset.data_order import ShuffledBatches
 from tests.conftest import ROOT
 from tests.support import toy
 from tests.support.launch import run
@@ -89,7 +88,9 @@ def test_accumulation_equals_the_large_batch(tmp_path):
 
 def test_a_bad_gradient_is_skipped(tmp_path):
     trainer = generator_trainer(tmp_path, "run")
-    batch = CodeBatch(torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), [])
+    batch = CodeBatch(
+        torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), torch.arange(2), []
+    )
     before = [p.clone() for p in trainer.generator.parameters()]
     hook = trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan"))
     trainer.step = 5
@@ -119,24 +120,6 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path):
         generator_trainer(tmp_path, "run", "model.vq_model.codebook_size=16")
     with pytest.raises(UserError, match="classes 4 there, 3 in the configuration"):
         generator_trainer(tmp_path, "run", "model.generator.condition_num_classes=3")
-
-
-def test_batches_are_a_function_of_the_step():
-    def batches(batch_size=4, rank=0, world_size=1, seen=0, num_batches=6):
-        sampler = ShuffledBatches(
-            10, batch_size, seed=1, rank=rank, world_size=world_size, seen=seen, num_batches=num_batches
-        )
-        return [indices.tolist() for indices, _ in sampler]
-
-    whole = batches()
-    assert batches(seen=12, num_batches=3) == whole[3:]
-    other = batches(3, seen=12, num_batches=4)  # resumed with another batch size
-    assert [i for batch in other for i in batch] == [i for batch in whole[3:] for i in batch]
-    halves = [batches(2, rank, 2) for rank in (0, 1)]
-    assert [a + b for a, b in zip(*halves, strict=True)] == whole
-    seen = [i for batch in whole for i in batch]
-    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
-    assert seen[:10] != seen[10:20]
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path):

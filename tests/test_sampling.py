@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.imagenet_names import class_id
 from modeling.build import cast_parameters
 from sampling.autoregressive import CodeSampler, SamplingSettings, draw, image_noise, keep_likely, sample_codes
 from sampling.guidance import guidance_scale
 from sampling.packed_linear import PackedLinear
 from sampling.pipeline import AliTokPipeline, save_pretrained
-from sampling.shards import SampleShards
 from tests.conftest import ROOT
 from tests.support import toy
 from tests.support.launch import kill, run, start
@@ -111,34 +109,6 @@ def test_filled_up_batches_draw_the_same():
 
 # -- the disk -----------------------------------------------------------------------------------------
 
-ASSEMBLE = """
-import sys
-import numpy as np
-from tests.support.launch import peak_memory
-from sampling.shards import SampleShards
-shards = SampleShards(sys.argv[1], 6000, 128, {})
-shards.begin()
-for shard in shards.missing():
-    shards.write(shard, np.full((len(shards.images_of(shard)), 128, 128, 3), shard, np.uint8))
-before = peak_memory()
-shards.assemble(np.zeros(6000))
-print(peak_memory() - before)
-"""
-
-
-def test_memory_stays_bounded_while_the_npz_is_written(tmp_path):
-    """295 MB of images in shards of 25 MB."""
-    result = subprocess.run(
-        [sys.executable, "-c", ASSEMBLE, tmp_path / "out"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert int(result.stdout) < 80 << 20
-    assert (tmp_path / "out.npz").stat().st_size > 6000 * 3 * 128**2
-
-
-def test_a_full_disk_is_noticed_before_the_start(tmp_path):
-    with pytest.raises(UserError, match=r"GB needed, .* GB free"):
-        SampleShards(tmp_path / "out", 1000, 1_000_000, {}).begin()
-
 
 def test_a_failed_write_ends_the_run(models, tmp_path):
     """In the thread that writes; the limit on file sizes stands for a full disk."""
@@ -154,16 +124,6 @@ def test_a_failed_write_ends_the_run(models, tmp_path):
     assert result.returncode == 2 and "error: " in result.stderr and "Traceback" not in result.stderr
     assert "could not be written" in result.stderr and "free space" in result.stderr
     assert not list(tmp_path.rglob("*.npz")) and not list(tmp_path.rglob("*.npy"))
-
-
-def test_a_damaged_shard_is_named(tmp_path):
-    shards = SampleShards(tmp_path / "out", 40, 8, {})
-    shards.begin()
-    for shard in shards.missing():
-        shards.write(shard, np.zeros((len(shards.images_of(shard)), 8, 8, 3), np.uint8))
-    shards.path(1).write_bytes(shards.path(1).read_bytes()[:100])
-    with pytest.raises(UserError, match=r"00001.npy is damaged: remove it"):
-        shards.assemble(np.zeros(40))
 
 
 # -- ways of drawing ----------------------------------------------------------------------------------
@@ -312,16 +272,3 @@ def test_sample_as_a_command(models, tmp_path):
     assert Image.open(output).size == (scale * (3 * (toy.IMAGE_SIZE + 2) + 2), scale * (2 * (toy.IMAGE_SIZE + 2) + 2))
     wrong = run(*grid, "--classes", "tench", check=False)
     assert wrong.returncode == 2 and "only ImageNet's 1000 classes have names" in wrong.stderr
-
-
-def test_imagenet_names():
-    assert class_id("golden retriever", 1000) == 207 and class_id(" Siberian Husky", 1000) == 250
-    assert class_id("999", 1000) == 999
-    for text, message in (
-        ("golden retreiver", "did you mean 'golden retriever'"),
-        ("crane", "names the classes 134, 517"),
-        ("1000", "out of range"),
-        ("-1", "out of range"),
-    ):
-        with pytest.raises(UserError, match=message):
-            class_id(text, 1000)

@@ -205,7 +205,7 @@ def test_a_lost_disk_ends_the_run(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     for path in (images / "train").rglob("*.*"):
         path.unlink()
-    with pytest.raises(UserError, match="48 files one after another cannot be decoded"):
+    with pytest.raises(UserError, match="48 files in a row cannot be decoded"):
         trainer.run()
 
 

@@ -174,7 +174,7 @@ class GeneratorTrainer(TrainingLoop):
             )
         size = config.model.vq_model.image_size
         self.dataset = RandomViews(images, size, limit)
-        self.bad_files = BadFiles(images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
+        self.bad_files = BadFiles(images, params.max_bad_fraction, self.output_dir / "undecodable.txt", set())
         if (Path(params.data_path) / params.val_split).is_dir():
             self.val_data = RandomViews(list_images(params.data_path, params.val_split), size)
 
@@ -275,7 +275,7 @@ class GeneratorTrainer(TrainingLoop):
             chosen = mine[start : start + batch_size]
             shown = chosen if len(chosen) else np.zeros(1, int)
             # Its failures are not of the training images, which are counted.
-            batch = self.val_data[shown, np.zeros((len(shown), 1))]._replace(failures=[])
+            batch = self.val_data[shown, np.zeros((len(shown), 1)), shown]._replace(failures=[])
             batch = self.to_device(batch)
             with self.accelerator.autocast():
                 loss, accuracy = model.loss(batch.codes, batch.class_ids)

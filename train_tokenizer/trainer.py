@@ -54,7 +54,9 @@ class TokenizerTrainer(TrainingLoop):
         self.train_images = list_images(params.data_path, params.train_split)
         self._build_models()
         self.dataset = TrainingImages(self.train_images, self.tokenizer.image_size, params.random_flip)
-        self.bad_files = BadFiles(self.train_images, params.max_bad_fraction, self.output_dir / "undecodable.txt")
+        self.bad_files = BadFiles(
+            self.train_images, params.max_bad_fraction, self.output_dir / "undecodable.txt", set()
+        )
         with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
             self._build_losses()
             self._build_evaluation()

@@ -117,7 +117,7 @@ class TrainingLoop(ABC):
         self.samples_seen = state["samples_seen"]
         self.guard.skipped = state["skipped_steps"]
         if self.bad_files:
-            self.bad_files.indices = set(state["undecodable"])
+            self.bad_files.indices.update(state["undecodable"])
 
     def describe(self, batches: list[Any]) -> str:
         """Which images some micro-batches hold, for a message."""
@@ -347,7 +347,7 @@ class TrainingLoop(ABC):
                 if due(experiment.log_every):
                     means = meters.pop(self.accelerator) | {"skipped_steps": self.guard.skipped}
                     if self.bad_files:
-                        means["undecodable_files"] = self.bad_files.share(self.accelerator)
+                        means["undecodable_files"] = self.bad_files.sync_across_ranks()
                     means |= self.log_values(means)
                     left = (self.total_steps - self.step) * self.images_per_step
                     means["eta_hours"] = left / means["images_per_second"] / 3600

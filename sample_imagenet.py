@@ -4,7 +4,6 @@ torchrun --nproc_per_node=8 sample_imagenet.py config=configs/alitok_b.yaml \\
     experiment.output_dir=output/alitok_b experiment.generator_checkpoint=weights/alitok_b.bin
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -21,6 +20,7 @@ from utils.config import load_config
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 from utils.process import init_process
+from utils.sharded_output import background_writer
 from utils.weights import fingerprint
 
 
@@ -36,25 +36,20 @@ def draw_shards(
     pipeline: Pipeline, shards: SampleShards, mine: list[int], classes: list[int], pngs: bool, state: PartialState
 ) -> None:
     """Draw this process's shards; a thread writes each while the next one is drawn."""
-    total = sum(len(shards.images_of(s)) for s in mine)
+    total = sum(len(shards.items(s)) for s in mine)
     title = f"sampling, process 1 of {state.num_processes}"
     with (
-        ThreadPoolExecutor(max_workers=1) as writer,
+        background_writer() as submit,
         tqdm(total=total, unit="image", desc=title, disable=not state.is_main_process) as bar,
     ):
-        written: Future | None = None
         for shard in mine:
-            ids, parts = shards.images_of(shard), []
+            ids, parts = shards.items(shard), []
             for start in range(0, len(ids), pipeline.batch_size):
                 chosen = ids[start : start + pipeline.batch_size]
                 images = pipeline.generate([classes[i] for i in chosen], chosen)
                 parts.append(to_bytes(images).cpu().numpy())
                 bar.update(len(chosen))
-            if written:
-                written.result()  # at most two shards in memory; the writer's errors are raised here
-            written = writer.submit(shards.finish, shard, np.concatenate(parts), pngs)
-        if written:
-            written.result()
+            submit(shards.write, shard, np.concatenate(parts), pngs)
 
 
 @entry_point
@@ -79,9 +74,7 @@ def main() -> None:
         "precision": precision,
     }
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
-    with state.main_process_first():
-        complete = shards.begin()
-    if complete:
+    if shards.prepare(state.is_main_process):
         if sampling.save_png and state.is_main_process:
             shards.complete_pngs()
         state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
@@ -95,10 +88,7 @@ def main() -> None:
         compile=sampling.compile,
         batch_size=min(sampling.batch_size, shards.shard_size),
     )
-    missing = shards.missing()
-    state.wait_for_everyone()  # no shard may be written before everyone has looked
-    mine = missing[state.process_index :: state.num_processes]
-    draw_shards(pipeline, shards, mine, classes, sampling.save_png, state)
+    draw_shards(pipeline, shards, shards.claim(state), classes, sampling.save_png, state)
     state.wait_for_everyone()
     if state.is_main_process:
         print(f"wrote {shards.assemble(np.array(classes))}")

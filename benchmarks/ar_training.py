@@ -24,8 +24,8 @@ from benchmarks.machine import announce
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.training_memory import count_memory
 from dataset.image_folder import ImageList
-from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
-from dataset.token_cache.writer import cache_writer
+from dataset.token_cache.metadata import CacheMetadata
+from dataset.token_cache.writer import CacheWriter
 from modeling.build import code_layout
 from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer
@@ -55,11 +55,11 @@ def write_cache(folder: Path, config: ARConfig, num_images: int) -> None:
         classes=classes,
         shard_size=num_images,
     )
-    begin_cache(folder, metadata)
+    writer = CacheWriter(folder, metadata, images)
+    writer.prepare()
     codes = np.random.default_rng(0).integers(0, layout.codebook_size, (num_images, 10, layout.num_codes))
-    sums = cache_writer("packed", folder, images).write(0, list(range(num_images)), codes)
-    record_shard(folder, 0, ShardRecord(sums, ()))
-    finish_cache(folder, metadata, images)
+    writer.write(0, range(num_images), codes)
+    writer.finish()
 
 
 def load(args: argparse.Namespace, scratch: Path, batch_size: int) -> ARConfig:

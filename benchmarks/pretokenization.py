@@ -1,35 +1,33 @@
-"""Pretokenization: each stage's own rate, end to end, and a plain loop, in one run.
+"""Pretokenization: the rate of each stage, of all together, and of a plain loop, in one run.
 
 python -m benchmarks.pretokenization --images 32 --batch_size 4 --num_workers 1
-torchrun is not needed: every process of a launch does what the one here does.
 
-The plain loop decodes in workers too, but stacks ten float crops of each image there, encodes them in
-float32 and writes one npz an image. Weights are random: the time does not depend on them.
+One process measures: under torchrun each process would do the same. The plain loop also decodes in
+workers, but it stacks ten float crops of each image there, encodes them in float32 and writes one npz
+an image. Weights are random, which has no effect on the time.
 """
 
 import argparse
-import platform
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
+from benchmarks.machine import announce, timed
 from dataset.crops import center_crop, source_size
 from dataset.image_folder import ImageList, list_images, read_rgb
-from dataset.token_cache.encode import ShardBatches, SourceCrops, encode_views, pretokenize
+from dataset.token_cache.encode import EncodeSettings, SourceCrops, encode_views, pretokenize, split_into_batches
 from dataset.token_cache.metadata import CacheMetadata
-from dataset.token_cache.writer import PackedWriter
-from modeling.build import build_tokenizer, frozen
+from dataset.token_cache.writer import CacheWriter
+from modeling.build import build_tokenizer, to_inference
 from modeling.configs import read_tokenizer_config
 from modeling.interfaces import Tokenizer
+from modeling.layers.precision import PRECISIONS
 from utils.process import init_process
 
 IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
@@ -53,7 +51,7 @@ def write_images(root: Path, count: int) -> ImageList:
 
 
 class StackedTenCrops(Dataset):
-    """What a plain script does: ten float crops of each image, stacked by the worker."""
+    """Ten float crops of each image, stacked by the worker."""
 
     def __init__(self, images: ImageList, size: int):
         self.images = images
@@ -64,9 +62,8 @@ class StackedTenCrops(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
         crop = center_crop(read_rgb(self.images.path(index)), source_size(self.size, True))
-        return torch.stack([TF.to_tensor(view) for view in TF.ten_crop(crop, [self.size] * 2)]), self.images.paths[
-            index
-        ]
+        views = torch.stack([TF.to_tensor(view) for view in TF.ten_crop(crop, [self.size] * 2)])
+        return views, self.images.paths[index]
 
 
 @torch.no_grad()
@@ -80,108 +77,85 @@ def plain_loop(tokenizer: Tokenizer, images: ImageList, folder: Path, device: to
             np.savez(target, codes=row)
 
 
-def seconds(run: Callable[[], None], device: torch.device) -> float:
+def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = to_inference(build_tokenizer(read_tokenizer_config(args.tokenizer_config)), device)
+    images = write_images(root / "images", args.images)
+    metadata = CacheMetadata(
+        num_files=len(images),
+        files_sha256="",
+        num_views=NUM_VIEWS,
+        num_codes=tokenizer.layout.num_codes,
+        codebook_size=tokenizer.layout.codebook_size,
+        image_size=tokenizer.image_size,
+        crop="ten_crop",
+        split="train",
+        precision=args.precision,
+        tokenizer_sha256="",
+        classes=images.classes,
+    )
+    side = source_size(tokenizer.image_size, True)
+    crops = torch.randint(0, 256, (args.batch_size, 3, side, side), dtype=torch.uint8)
+    resident = crops.to(device)
+    codes = np.random.default_rng(0).integers(
+        0, tokenizer.layout.codebook_size, (args.images, NUM_VIEWS, tokenizer.layout.num_codes)
+    )
+    writer = CacheWriter(root / "writer", metadata, images)
+    decode_rounds = -(-MIN_DECODED // args.images)
+    encode_rounds = max(1, args.images // args.batch_size)
+    plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
+
+    def decode() -> None:
+        sampler = split_into_batches(writer, [0] * decode_rounds, args.batch_size)
+        for _ in DataLoader(SourceCrops(images, side), None, sampler=sampler, num_workers=args.num_workers):
+            pass
+
+    def transfer() -> None:
+        for _ in range(TRANSFERS):
+            pinned.to(device, non_blocking=True)
+
+    def encode() -> None:
+        for _ in range(encode_rounds):
+            encode_views(tokenizer, resident, metadata)
+
+    def end_to_end() -> None:
+        settings = EncodeSettings(args.batch_size, args.num_workers)
+        pretokenize(tokenizer, images, root / "cache", metadata, settings, init_process(device.type))
+
+    def rate(count: int, work, *arguments) -> float:
+        return count / timed(lambda: work(*arguments), device)[0]
+
+    encode_views(tokenizer, resident, metadata)  # warm-up
+    with torch.no_grad():
+        tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
+    rates = {"decode": rate(decode_rounds * args.images, decode)}
     if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+        pinned = crops.pin_memory()
+        rates["transfer"] = rate(TRANSFERS * args.batch_size, transfer)
+    rates["encode"] = rate(encode_rounds * args.batch_size, encode)
+    rates["write"] = rate(args.images, writer.write, 0, range(args.images), codes)
+    whole = rate(args.images, end_to_end)
+    plain = rate(len(plain_images), plain_loop, tokenizer, plain_images, root / "plain", device, args)
+    for stage, value in rates.items():
+        print(f"{stage:>22}: {value:10.2f} images/s")
+    slowest = min(rates, key=rates.get)
+    print(f"{'end to end':>22}: {whole:10.2f} images/s, {whole / rates[slowest]:.0%} of {slowest} by itself")
+    print(f"{'plain float32 loop':>22}: {plain:10.2f} images/s")
+    print(f"{'ratio':>22}: {whole / plain:10.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--plain_images", type=int, help="for the plain loop alone; default: as many")
+    parser.add_argument("--plain_images", type=int, help="for the plain loop; default: as --images")
     parser.add_argument("--batch_size", type=int, default=4, help="images, of ten views each")
     parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--device", choices=("cuda", "cpu"))
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
     args = parser.parse_args()
-    state: PartialState = init_process(args.device)
-    device = state.device
-    torch.manual_seed(0)
-    tokenizer = frozen(build_tokenizer(read_tokenizer_config(args.tokenizer_config)), device)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {vars(args)}")
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
-
+    device = announce(args)
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        images = write_images(root / "images", args.images)
-        metadata = CacheMetadata(
-            num_files=len(images),
-            files_sha256="",
-            num_views=NUM_VIEWS,
-            num_codes=tokenizer.num_codes,
-            codebook_size=tokenizer.codebook_size,
-            image_size=tokenizer.image_size,
-            crop="ten_crop",
-            split="train",
-            precision=args.precision,
-            tokenizer_sha256="",
-            classes=images.classes,
-        )
-        side = source_size(tokenizer.image_size, True)
-        crops = torch.randint(0, 256, (args.batch_size, 3, side, side), dtype=torch.uint8)
-        codes = np.random.default_rng(0).integers(0, 4096, (args.images, NUM_VIEWS, tokenizer.num_codes))
-        writer = PackedWriter(root / "writer")
-        decode_rounds = -(-MIN_DECODED // args.images)
-
-        def decode() -> None:
-            sampler = ShardBatches(metadata, [0] * decode_rounds, args.batch_size)
-            for _ in DataLoader(
-                SourceCrops(images, side), sampler=sampler, batch_size=None, num_workers=args.num_workers
-            ):
-                pass
-
-        def transfer() -> None:
-            for _ in range(TRANSFERS):
-                pinned.to(device, non_blocking=True)
-
-        resident = crops.to(device)
-        repeats = max(1, args.images // args.batch_size)
-
-        def encode() -> None:
-            for _ in range(repeats):
-                encode_views(tokenizer, resident, ten_crop=True, autocast=autocast)
-
-        def end_to_end() -> None:
-            pretokenize(
-                tokenizer,
-                images,
-                root / "cache",
-                metadata,
-                state,
-                ten_crop=True,
-                batch_size=args.batch_size,
-                num_workers=args.num_workers,
-            )
-
-        encode_views(tokenizer, resident, ten_crop=True, autocast=autocast)  # warm-up
-        with torch.no_grad():
-            tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
-        rates = {"decode": decode_rounds * args.images / seconds(decode, device)}
-        if device.type == "cuda":
-            pinned = crops.pin_memory()
-            rates["transfer"] = TRANSFERS * args.batch_size / seconds(transfer, device)
-        rates["encode"] = repeats * args.batch_size / seconds(encode, device)
-        rates["write"] = args.images / seconds(lambda: writer.write(0, list(range(args.images)), codes), device)
-        whole = args.images / seconds(end_to_end, device)
-        plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
-        plain = len(plain_images) / seconds(
-            lambda: plain_loop(tokenizer, plain_images, root / "plain", device, args), device
-        )
-    for stage, rate in rates.items():
-        print(f"{stage:>22}: {rate:10.2f} images/s")
-    slowest = min(rates, key=rates.get)
-    print(f"{'end to end':>22}: {whole:10.2f} images/s, {whole / rates[slowest]:.0%} of {slowest} alone")
-    print(f"{'plain float32 loop':>22}: {plain:10.2f} images/s")
-    print(f"{'ratio':>22}: {whole / plain:10.2f}")
+        measure(args, device, Path(scratch))
 
 
 if __name__ == "__main__":

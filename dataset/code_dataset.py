@@ -1,4 +1,4 @@
-"""Batches for AR training: cached codes, or random views of images to be encoded on the device."""
+"""Batches for generator training: cached codes, or random views of images to encode on the device."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.crops import NUM_VIEWS, center_crop, cut_views, source_size
+from dataset.data_order import SampleBatch
 from dataset.image_dataset import read_or_next
 from dataset.image_folder import ImageList, to_uint8
 from dataset.token_cache.reader import TokenCache
@@ -17,13 +18,14 @@ SUBSET_SEED = 0
 
 
 class CodeBatch(NamedTuple):
-    """Of b images: either codes or, with none cached, the views to encode."""
+    """b samples: their codes or, without a cache, the views to encode."""
 
     codes: Tensor | None  # (b, T) int64
     images: Tensor | None  # (b, 3, S, S) uint8
     class_ids: Tensor  # (b,) int64
-    indices: Tensor  # (b,) int64, which samples of the data set these are
-    failures: list[tuple[int, str]]  # index and error of files that could not be decoded
+    indices: Tensor  # (b,) int64, in the whole list of images
+    sample_numbers: Tensor  # (b,) int64, counted since the start of training; for random numbers of the loss
+    failures: list[tuple[int, str]]  # index and error of undecodable files
 
 
 def fixed_subset(total: int, limit: int | None) -> np.ndarray | None:
@@ -34,7 +36,7 @@ def fixed_subset(total: int, limit: int | None) -> np.ndarray | None:
 
 
 class CodeSource(Dataset, ABC):
-    """One view of each image, chosen by the first of its uniform numbers."""
+    """One view of each image: view index = floor(u[0] * num_views)."""
 
     def __init__(self, total: int, limit: int | None = None):
         """limit: use a fixed random subset of this many of the `total` images."""
@@ -44,22 +46,23 @@ class CodeSource(Dataset, ABC):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> CodeBatch:
-        """batch: indices (b,), uniforms (b, >= 1)."""
-        indices, uniforms = batch
-        return self.load(indices if self.subset is None else self.subset[indices], uniforms)
+    def __getitem__(self, batch: SampleBatch) -> CodeBatch:
+        """batch: indices (b,), uniforms (b, >= 1), sample numbers (b,)."""
+        indices, uniforms, numbers = batch
+        rows = indices if self.subset is None else self.subset[indices]
+        return self.load(rows, uniforms, torch.from_numpy(numbers))
 
     @abstractmethod
-    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
-        """The views of images `rows` (b,) of the whole list."""
+    def load(self, rows: np.ndarray, uniforms: np.ndarray, numbers: Tensor) -> CodeBatch:
+        """One view of each of the images `rows` (b,) of the whole list. numbers: the batch's `sample_numbers`."""
 
     @abstractmethod
     def describe(self, indices: list[int]) -> str:
-        """Which images these are (`CodeBatch.indices`), for a message."""
+        """The images at `CodeBatch.indices`, for a message."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What tells this data from other data, the same on every rank."""
+        """Differs for different data, and is the same on every rank."""
 
 
 class CachedCodes(CodeSource):
@@ -69,11 +72,12 @@ class CachedCodes(CodeSource):
         super().__init__(len(cache), limit)
         self.cache = cache
 
-    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+    def load(self, rows: np.ndarray, uniforms: np.ndarray, numbers: Tensor) -> CodeBatch:
         views = (uniforms[:, 0] * self.cache.num_views).astype(int)
         codes = np.stack([self.cache.codes(i, v) for i, v in zip(rows, views, strict=True)])
         labels = torch.from_numpy(self.cache.labels[rows])
-        return CodeBatch(torch.from_numpy(codes.astype(np.int64)), None, labels, torch.from_numpy(rows), [])
+        codes = torch.from_numpy(codes.astype(np.int64))
+        return CodeBatch(codes, None, labels, torch.from_numpy(rows), numbers, [])
 
     def describe(self, indices: list[int]) -> str:
         paths = self.cache.paths()
@@ -85,23 +89,23 @@ class CachedCodes(CodeSource):
 
 
 class RandomViews(CodeSource):
-    """The ten-crop views of an image folder, cut as pretokenization cuts them."""
+    """The ten-crop views of an image folder, cut as for a token cache."""
 
     def __init__(self, images: ImageList, size: int, limit: int | None = None):
         super().__init__(len(images), limit)
         self.images = images
         self.size = size
 
-    def load(self, rows: np.ndarray, uniforms: np.ndarray) -> CodeBatch:
+    def load(self, rows: np.ndarray, uniforms: np.ndarray, numbers: Tensor) -> CodeBatch:
         failures: list[tuple[int, str]] = []
-        views, shown = [], []
+        views, indices = [], []
         for row, u in zip(rows, uniforms, strict=True):
             image, index = read_or_next(self.images, int(row), failures)
             crop = to_uint8(center_crop(image, source_size(self.size, ten_crop=True)))
             views.append(cut_views(crop[None], self.size, ten_crop=True)[0, int(u[0] * NUM_VIEWS[True])])
-            shown.append(index)
-        labels = torch.from_numpy(self.images.labels[shown])
-        return CodeBatch(None, torch.stack(views), labels, torch.tensor(shown), failures)
+            indices.append(index)
+        labels = torch.from_numpy(self.images.labels[indices])
+        return CodeBatch(None, torch.stack(views), labels, torch.tensor(indices), numbers, failures)
 
     def describe(self, indices: list[int]) -> str:
         return ", ".join(str(self.images.path(i)) for i in indices)

@@ -1,4 +1,4 @@
-"""Crops: ADM's centre crop, the ten crops of pretokenization, the random crop of training."""
+"""Crops: ADM's centre crop, the ten crops of a token cache, the random crop of training."""
 
 import torch
 from PIL import Image
@@ -6,12 +6,13 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 TEN_CROP_SCALE = 1.1
+NUM_VIEWS = {True: 10, False: 2}  # by `ten_crop`
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's centre crop: halve with BOX while twice too large, BICUBIC to `size`, cut the centre.
+    """ADM's centre crop: halve with BOX while at least twice too large, BICUBIC to `size`, cut the centre.
 
-    ADM is OpenAI's guided-diffusion, whose reference statistics were made with this crop.
+    ADM is OpenAI's guided-diffusion. Its reference statistics were made with this crop.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -23,9 +24,9 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def random_crop(image: Image.Image, size: int, u: tuple[float, float, float], flip: bool) -> Image.Image:
-    """Training's view: shorter side to `size` (bilinear), a random square, a random mirror image.
+    """The view for training: shorter side to `size` (bilinear), a random square, a random mirror image.
 
-    u: three uniform numbers in [0, 1) that decide row, column and mirroring.
+    u: three uniform numbers in [0, 1) for row, column and mirroring.
     """
     image = F.resize(image, size)
     top, left = (int(x * (side - size + 1)) for x, side in zip(u, (image.height, image.width), strict=False))
@@ -35,7 +36,7 @@ def random_crop(image: Image.Image, size: int, u: tuple[float, float, float], fl
 
 
 def resize_center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Validation's view: what `random_crop` shows, at the centre and not mirrored."""
+    """The view for validation: as `random_crop`, but at the centre and not mirrored."""
     return F.center_crop(F.resize(image, size), [size, size])
 
 
@@ -45,16 +46,13 @@ def source_size(image_size: int, ten_crop: bool) -> int:
 
 
 def cut_views(images: Tensor, image_size: int, ten_crop: bool) -> Tensor:
-    """Cut the views that are cached for each image.
+    """Cut the views of a token cache.
 
     images: (B, 3, S, S) with S = source_size(...); any dtype, any device.
-    Returns (B, V, 3, image_size, image_size): with `ten_crop` the top-left, top-right, bottom-left,
-    bottom-right and centre crops, then the same five of the mirror image (torchvision's TenCrop);
-    without it the image and its mirror image.
+    Returns (B, V, 3, image_size, image_size). With `ten_crop`: the top-left, top-right, bottom-left,
+    bottom-right and centre crops, then the same five of the mirror image (torchvision's TenCrop).
+    Without: the image and its mirror image.
     """
     if not ten_crop:
         return torch.stack([images, images.flip(-1)], dim=1)
     return torch.stack(F.ten_crop(images, [image_size, image_size]), dim=1)
-
-
-NUM_VIEWS = {True: 10, False: 2}

@@ -2,9 +2,8 @@
 
     python -m dataset.fashion_mnist --output data/fashion_mnist
 
-The four files are taken from --source, else from torchvision's mirrors, else from Debian's package
-of the data set, which is unpacked into the data folder without installing anything. Whatever the
-source, the uncompressed bytes must have the known SHA-256.
+The four files come from --source, else from torchvision's mirrors, else from Debian's package of the
+data set, which is unpacked and not installed. The uncompressed files must have the known SHA-256.
 """
 
 import argparse
@@ -12,12 +11,12 @@ import gzip
 import hashlib
 import http.client
 import io
-import lzma
 import shutil
+import subprocess
 import tarfile
+import tempfile
 import urllib.request
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from PIL import Image
 from torchvision.datasets import FashionMNIST
 from tqdm import tqdm
 
+from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
 
 CLASSES = (
@@ -38,21 +38,18 @@ FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SPLITS = {"train": "train", "val": "t10k"}
-MIRRORS = tuple(FashionMNIST.mirrors)
 DEBIAN_PACKAGE = (
     "http://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist/"
     "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
 )
 IMAGE_SIZE = 32
-# What reading or unpacking a wrong or damaged download raises.
-DAMAGE = (
-    OSError, ValueError, KeyError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, http.client.HTTPException,
-)  # fmt: skip
+# Raised by a failed download, and by reading or unpacking a wrong or damaged one.
+SOURCE_ERRORS = (OSError, ValueError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException)
 TIMEOUT = 20  # seconds without an answer before the next source is tried
 
 
 def _verified(name: str, data: bytes, source: str) -> bytes:
-    """`data`, uncompressed and checked. Raises ValueError if it is another file."""
+    """`data`, uncompressed. Raises ValueError if it has the wrong SHA-256."""
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
     if hashlib.sha256(data).hexdigest() != FILES[name]:
@@ -68,7 +65,7 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
             raise UserError(f"{folder} holds neither {name} nor {name}.gz")
         try:
             found[name] = _verified(name, path.read_bytes(), str(path))
-        except DAMAGE as error:
+        except SOURCE_ERRORS as error:
             raise UserError(f"{path}: {error}") from error
     return found
 
@@ -88,22 +85,17 @@ def _from_mirror(mirror: str) -> dict[str, bytes]:
     return {name: _verified(name, _download(f"{mirror}{name}.gz"), mirror) for name in FILES}
 
 
-def _deb_members(deb: bytes) -> Iterator[tuple[str, bytes]]:
-    """Members of a Debian package: an `ar` archive of 60-byte headers and even-padded bodies."""
-    if not deb.startswith(b"!<arch>\n"):
-        raise ValueError("the download is no Debian package")
-    at = 8
-    while at + 60 <= len(deb):
-        name = deb[at : at + 16].decode("ascii").strip().rstrip("/")
-        size = int(deb[at + 48 : at + 58])
-        yield name, deb[at + 60 : at + 60 + size]
-        at += 60 + size + size % 2
-
-
 def _from_debian(url: str = DEBIAN_PACKAGE) -> dict[str, bytes]:
-    data = dict(_deb_members(_download(url)))["data.tar.xz"]
+    if shutil.which("dpkg-deb") is None:
+        raise FileNotFoundError("the command dpkg-deb is needed to unpack the package, and is not installed")
+    with tempfile.NamedTemporaryFile(suffix=".deb") as package:
+        package.write(_download(url))
+        package.flush()
+        result = subprocess.run(["dpkg-deb", "--fsys-tarfile", package.name], capture_output=True)
+    if result.returncode:
+        raise ValueError(result.stderr.decode(errors="replace").strip())
     found = {}
-    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(data))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
         for member in archive:
             name = Path(member.name).name.removesuffix(".gz")
             if name in FILES:
@@ -118,13 +110,13 @@ def fetch(source: Path | None) -> dict[str, bytes]:
     if source is not None:
         return _from_folder(source)
     failures = []
-    attempts = [(m, lambda m=m: _from_mirror(m)) for m in MIRRORS] + [("Debian's archive", _from_debian)]
-    for where, get in attempts:
+    attempts = [(m, lambda m=m: _from_mirror(m)) for m in FashionMNIST.mirrors] + [("Debian's archive", _from_debian)]
+    for name, download in attempts:
         try:
-            return get()
-        except DAMAGE as error:
-            failures.append(f"{where}: {error}")
-            print(f"no luck with {where} ({error})")
+            return download()
+        except SOURCE_ERRORS as error:
+            failures.append(f"{name}: {error}")
+            print(f"{name} failed ({error})")
     raise UserError(
         "Fashion-MNIST could not be downloaded. Put its four files into a folder and name it with"
         f" --source. Tried {'; '.join(failures)}"
@@ -132,7 +124,7 @@ def fetch(source: Path | None) -> dict[str, bytes]:
 
 
 def _parse(images: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """IDX files: 16 and 8 bytes of header, then the values."""
+    """IDX files have a header of 16 and 8 bytes, then the values."""
     labels = np.frombuffer(labels, np.uint8, offset=8)
     return np.frombuffer(images, np.uint8, offset=16).reshape(len(labels), 28, 28), labels
 
@@ -140,25 +132,23 @@ def _parse(images: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
 def write_tree(files: dict[str, bytes], output: Path) -> None:
     """Write OUTPUT/{train,val}/<class>/<index>.png, zero-padded to 32x32 RGB.
 
-    A split appears under its name only when it is complete.
+    The folder of a split appears when it is complete.
     """
     for split, prefix in SPLITS.items():
         if (output / split).is_dir():
             continue
-        part = output / f"{split}.part"
-        shutil.rmtree(part, ignore_errors=True)
         images, labels = _parse(files[f"{prefix}-images-idx3-ubyte"], files[f"{prefix}-labels-idx1-ubyte"])
         margin = (IMAGE_SIZE - images.shape[1]) // 2
         images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))
-        # Two digits first, so that the folders sort in the order of the labels.
-        folders = [part / f"{i:02d}-{name}" for i, name in enumerate(CLASSES)]
-        for folder in folders:
-            folder.mkdir(parents=True)
-        rows = zip(images, labels, strict=True)
-        for i, (image, label) in enumerate(tqdm(rows, total=len(labels), desc=f"writing {split}")):
-            rgb = Image.fromarray(image).convert("RGB")
-            rgb.save(folders[label] / f"{i:05d}.png", compress_level=1)
-        part.rename(output / split)
+        with atomic_folder(output / split) as part:
+            # Two digits first: the folders then sort in the order of the labels.
+            folders = [part / f"{i:02d}-{name}" for i, name in enumerate(CLASSES)]
+            for folder in folders:
+                folder.mkdir()
+            rows = zip(images, labels, strict=True)
+            for i, (image, label) in enumerate(tqdm(rows, total=len(labels), desc=f"writing {split}")):
+                rgb = Image.fromarray(image).convert("RGB")
+                rgb.save(folders[label] / f"{i:05d}.png", compress_level=1)
 
 
 @entry_point

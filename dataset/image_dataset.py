@@ -2,29 +2,29 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.crops import random_crop, resize_center_crop
+from dataset.data_order import SampleBatch
 from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_uint8
 from utils.errors import UserError
 
-MAX_FAILURES = 64  # undecodable files one after another: the disk is gone rather than the files bad
+MAX_FAILURES = 64  # undecodable files in a row: the disk is gone
 
 
 class ImageBatch(NamedTuple):
     images: Tensor  # (b, 3, S, S) uint8
-    indices: Tensor  # (b,) int64, which images these are
-    failures: list[tuple[int, str]]  # index and error of files that could not be decoded
+    indices: Tensor  # (b,) int64, in the list of images
+    failures: list[tuple[int, str]]  # index and error of undecodable files
 
 
 def read_or_next(images: ImageList, index: int, failures: list[tuple[int, str]]) -> tuple[Image.Image, int]:
-    """The first image from `index` on that can be decoded, and its index; adds the others to `failures`.
+    """The first decodable image from `index` on, and its index. Appends index and error of the others to `failures`.
 
-    Raises UserError after 64 in a row.
+    Raises UserError after MAX_FAILURES undecodable files in a row.
     """
     attempts = min(MAX_FAILURES, len(images))
     for attempt in range(attempts):
@@ -35,15 +35,14 @@ def read_or_next(images: ImageList, index: int, failures: list[tuple[int, str]])
             failures.append((chosen, str(error)))
     last, error = failures[-1]
     raise UserError(
-        f"{attempts} files one after another cannot be decoded, the last one {images.path(last)}: {error}. Is the"
-        " disk there?"
+        f"{attempts} files in a row cannot be decoded, the last one is {images.path(last)}: {error}. Is the disk there?"
     )
 
 
 class TrainingImages(Dataset):
-    """Batches of randomly cropped images for (indices, uniforms).
+    """Batches of random crops.
 
-    A file that cannot be decoded is told in the batch, and the next one in the list takes its place.
+    Undecodable files are reported in `batch.failures` and replaced by the next file.
     """
 
     def __init__(self, images: ImageList, size: int, flip: bool):
@@ -60,22 +59,20 @@ class TrainingImages(Dataset):
     def fingerprint(self) -> str:
         return f"{len(self)} files, {self.images.fingerprint()}"
 
-    def __getitem__(self, batch: tuple[np.ndarray, np.ndarray]) -> ImageBatch:
-        failures: list[tuple[int, str]] = []
-        shown = [self._one(int(i), tuple(u), failures) for i, u in zip(*batch, strict=True)]
-        crops, indices = zip(*shown, strict=True)
+    def __getitem__(self, batch: SampleBatch) -> ImageBatch:
+        crops, indices, failures = [], [], []
+        for index, uniforms in zip(*batch[:2], strict=True):
+            image, index = read_or_next(self.images, int(index), failures)
+            crops.append(to_uint8(random_crop(image, self.size, uniforms, self.flip)))
+            indices.append(index)
         return ImageBatch(torch.stack(crops), torch.tensor(indices), failures)
-
-    def _one(self, index: int, uniforms: tuple, failures: list[tuple[int, str]]) -> tuple[Tensor, int]:
-        image, index = read_or_next(self.images, index, failures)
-        return to_uint8(random_crop(image, self.size, uniforms, self.flip)), index
 
 
 class CenterCrops(Dataset):
     """Single centre-cropped images: (3, S, S) uint8."""
 
     def __init__(self, images: ImageList, size: int, crop=resize_center_crop, skip_bad: bool = False):
-        """skip_bad: None for a file that cannot be decoded, with a warning, in place of a UserError."""
+        """skip_bad: warn about an undecodable file and return None, instead of raising UserError."""
         self.images = images
         self.size = size
         self.crop = crop
@@ -92,10 +89,10 @@ class CenterCrops(Dataset):
             if self.skip_bad:
                 print(f"warning: {path} cannot be decoded ({error}); left out", flush=True)
                 return None
-            raise UserError(f"{path} cannot be decoded ({error}): mend or remove it") from error
+            raise UserError(f"{path} cannot be decoded ({error}): fix or remove it") from error
 
 
 def stack_decoded(samples: list[Tensor | None]) -> Tensor | None:
-    """A batch of those that could be decoded, or None if none could."""
+    """A batch of the samples that are not None, or None if there are none."""
     decoded = [sample for sample in samples if sample is not None]
     return torch.stack(decoded) if decoded else None

@@ -1,4 +1,4 @@
-"""Image folders laid out as ImageNet is: ROOT/<split>/<class folder>/.../<file>."""
+"""Image folders with ImageNet's layout: ROOT/<split>/<class folder>/.../<file>."""
 
 import hashlib
 import os
@@ -10,12 +10,12 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from dataset.data_order import spread
+from dataset.data_order import evenly_spaced
 from utils.errors import UserError, nearest
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 
-# A truncated file must not pass as an image with a grey lower half.
+# Raise for a truncated file; do not return an image with a grey lower half.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
@@ -34,9 +34,9 @@ class ImageList:
     def path(self, index: int) -> Path:
         return self.root / self.paths[index]
 
-    def evenly(self, count: int) -> "ImageList":
-        """At most `count` of the images, spread evenly over the list and so over the classes."""
-        chosen = spread(len(self), count)
+    def evenly_spaced(self, count: int) -> "ImageList":
+        """At most `count` of the images, spaced evenly over the list and so over the classes."""
+        chosen = evenly_spaced(len(self), count)
         return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
 
     def fingerprint(self) -> str:
@@ -75,12 +75,12 @@ def list_images(data_path: str | Path, split: str) -> ImageList:
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """Decode any file to RGB. Raises OSError, SyntaxError or ValueError for a damaged one."""
+    """Decode a file to RGB. Raises one of DECODE_ERRORS for a damaged one."""
     with Image.open(path) as image:
         return image.convert("RGB")
 
 
-# What PIL raises for damaged files: OSError covers UnidentifiedImageError and truncation.
+# PIL raises these for damaged files; OSError includes UnidentifiedImageError and truncation.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -90,5 +90,5 @@ def to_uint8(image: Image.Image) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 -> float32 in [0, 1]; done on the device, after the transfer."""
+    """(..., 3, H, W) uint8 -> float32 in [0, 1]. Call it on the device: bytes are faster to transfer."""
     return images.float() / 255

@@ -8,7 +8,7 @@ from utils.errors import UserError, nearest
 @cache
 def class_names() -> tuple[tuple[str, ...], ...]:
     """The names of each of the 1000 classes, in lower case; the first is the usual one."""
-    from timm.data import ImageNetInfo  # seconds of every start, for those who ask by name
+    from timm.data import ImageNetInfo  # imported here because it takes seconds
 
     info = ImageNetInfo("imagenet-1k")
     descriptions = (info.index_to_description(i) for i in range(info.num_classes()))
@@ -16,14 +16,14 @@ def class_names() -> tuple[tuple[str, ...], ...]:
 
 
 def class_id(text: str, num_classes: int) -> int:
-    """A class by number, or of ImageNet by name ("golden retriever"). Raises UserError."""
+    """The class with a number, or an ImageNet class with a name ("golden retriever"). Raises UserError."""
     if text.strip().lstrip("-").isdigit():
         number = int(text)
         if not 0 <= number < num_classes:
             raise UserError(f"class {number} is out of range, the classes are 0 to {num_classes - 1}")
         return number
     if num_classes != len(class_names()):
-        raise UserError(f"'{text}' is no number: only ImageNet's 1000 classes have names here")
+        raise UserError(f"'{text}' is not a number: only ImageNet's 1000 classes have names here")
     wanted = text.strip().lower()
     found = [i for i, names in enumerate(class_names()) if wanted in names]
     if not found:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from einops import reduce
 
-from dataset.data_order import spread
+from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images, to_float
 from modeling.alitok.tokenizer import AliTok
@@ -54,7 +54,7 @@ def main() -> None:
     for folder in args.tokenizer:
         tokenizer = load_tokenizer(read_tokenizer_config(folder / "config.yaml"), folder / "model.safetensors", device)
         crops = CenterCrops(images, tokenizer.image_size)
-        batch = torch.stack([crops[i] for i in spread(len(images), args.images)])
+        batch = torch.stack([crops[i] for i in evenly_spaced(len(images), args.images)])
         shares = code_reach(tokenizer, tokenizer.encode(to_float(batch.to(device))))
         print(f"{folder}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
 

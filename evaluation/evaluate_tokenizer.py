@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from dataset.data_order import spread
+from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
 from dataset.image_folder import ImageList, list_images, to_float
 from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
@@ -65,7 +65,7 @@ class TokenizerEvaluation:
     ):
         self.state = PartialState()
         self.crops = CenterCrops(images, image_size, skip_bad=True)
-        chosen = spread(len(images), max_images or len(images))
+        chosen = evenly_spaced(len(images), max_images or len(images))
         self.mine = chosen[self.state.process_index :: self.state.num_processes].tolist()
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -81,7 +81,7 @@ class TokenizerEvaluation:
         `images` is how many could be decoded and took part; UserError if none could.
         """
         device = self.state.device
-        usage = CodebookUsage(tokenizer.codebook_size, device)
+        usage = CodebookUsage(tokenizer.layout.codebook_size, device)
         names = ("psnr", "ssim") if self.lpips is None else ("psnr", "ssim", "lpips")
         sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         if self.inception is not None:
@@ -127,7 +127,7 @@ class TokenizerEvaluation:
     @torch.no_grad()
     def preview(self, tokenizer: Tokenizer) -> Image.Image:
         """Originals above their reconstructions; call `metrics` first, which knows that there are any."""
-        shown = stack_decoded([self.crops[i] for i in spread(len(self.crops), NUM_PREVIEWS)])
+        shown = stack_decoded([self.crops[i] for i in evenly_spaced(len(self.crops), NUM_PREVIEWS)])
         if shown is None:  # these are all damaged
             shown = next(crop for crop in self.crops if crop is not None)[None]
         shown = to_float(shown.to(self.state.device))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
-from dataset.data_order import spread
+from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images
 from evaluation.adm_metrics import RunningStatistics
@@ -32,7 +32,7 @@ BATCH_SIZE = 64
 def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray]:
     """Batches (n, S, S, 3) uint8 of centre crops, how many images, and their classes."""
     images = list_images(args.data_path, args.split)
-    chosen = spread(len(images), args.max_images or len(images))
+    chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
     loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)
     return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(chosen), images.labels[chosen]

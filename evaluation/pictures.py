@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset.data_order import spread
+from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, to_float
 from modeling.build import load_tokenizer
@@ -27,7 +27,7 @@ def reconstruction_rows(images: ImageList, image_size: int, tokenizers: dict[str
     tokenizers: label -> output folder of the tokenizer's training.
     """
     crops = CenterCrops(images, image_size)
-    originals = to_float(torch.stack([crops[i] for i in spread(len(images), count)]))
+    originals = to_float(torch.stack([crops[i] for i in evenly_spaced(len(images), count)]))
     rows = [originals]
     for folder in tokenizers.values():
         tokenizer = load_tokenizer(read_tokenizer_config(folder / "config.yaml"), folder / "model.safetensors")

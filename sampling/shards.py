@@ -1,6 +1,6 @@
-"""Samples on the disk: shards while they are drawn, one .npz for ADM's evaluator at the end."""
+"""Sampled images on the disk: shards while they are drawn, one .npz for ADM's evaluator at the end."""
 
-import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,126 +10,98 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from utils.atomic import write_atomically
+from utils.atomic import write_atomically, write_npy
 from utils.errors import UserError
+from utils.images import save_png
 from utils.npz import NpzImages
+from utils.sharded_output import ShardedOutput, explain_write_errors
 
-LARGEST_SHARD = 500  # images: 98 MB at 256 x 256, some seconds of one GPU's work to lose
-SMALLEST_SHARD = 32
-FEWEST_SHARDS = 8  # so that 8 processes share even a small number of images
-
-
-def shard_size_for(num_samples: int) -> int:
-    """Depends on the number of images alone: any number of processes finds the same shards."""
-    return min(max(-(-num_samples // FEWEST_SHARDS), SMALLEST_SHARD), LARGEST_SHARD)
+MAX_SHARD_SIZE = 500  # images: 98 MB at 256 x 256; a killed GPU repeats some seconds of work
+MIN_SHARD_SIZE = 32
+MIN_SHARDS = 8  # so that 8 processes share even a small number of images
 
 
-class SampleShards:
-    """The images 0 .. num_samples-1 in shards of fixed size, whatever the batch and world size.
+def choose_shard_size(num_samples: int) -> int:
+    """Depends only on the number of images, so that any number of processes has the same shards."""
+    return min(max(-(-num_samples // MIN_SHARDS), MIN_SHARD_SIZE), MAX_SHARD_SIZE)
 
-    `identity` says what decides the images (weights, seed, guidance, ...). Shards of another
-    identity are refused, those of the same are kept.
+
+class SampleShards(ShardedOutput):
+    """The images 0 .. num_samples - 1, for any batch size and number of processes.
+
+    The result is OUTPUT_DIR.npz; OUTPUT_DIR/sampling.json records what decided the images.
     """
 
     def __init__(self, output_dir: str | Path, num_samples: int, image_size: int, identity: dict[str, Any]):
+        """identity: what decides the images: weights, seed, guidance, ..."""
         self.output_dir = Path(output_dir)
-        self.folder = self.output_dir / "shards"
         self.npz = Path(f"{self.output_dir}.npz")
-        self.num_samples = num_samples
         self.image_size = image_size
-        self.shard_size = shard_size_for(num_samples)
-        self.identity = {**identity, "num_samples": num_samples, "shard_size": self.shard_size}
-        self.num_shards = -(-num_samples // self.shard_size)
-
-    def images_of(self, shard: int) -> range:
-        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_samples))
-
-    def path(self, shard: int) -> Path:
-        return self.folder / f"{shard:05d}.npy"
+        shard_size = choose_shard_size(num_samples)
+        super().__init__(
+            self.output_dir / "sampling.json",
+            self.output_dir / "shards",
+            {**identity, "num_samples": num_samples, "shard_size": shard_size},
+            num_samples,
+            shard_size,
+            suffix=".npy",
+            result=self.npz,
+        )
 
     def png(self, index: int) -> Path:
         return self.output_dir / f"{index:06d}.png"
 
-    def begin(self) -> bool:
-        """Check or record the identity. Returns whether the .npz is there already.
-
-        Raises UserError if earlier samples were drawn with other settings, or the disk is too full.
-        """
-        record = self.output_dir / "sampling.json"
-        if record.is_file():
-            earlier = json.loads(record.read_text())
-            for key, value in self.identity.items():
-                if earlier.get(key) != value:
-                    raise UserError(
-                        f"{self.output_dir} holds samples with {key} {earlier.get(key)}, now it is {value};"
-                        f" remove {self.output_dir} or choose another experiment.output_dir"
-                    )
-            if self.npz.is_file():
-                return True
+    def prepare(self, main: bool = True) -> bool:
+        """As `ShardedOutput.prepare`. Also raises UserError if the disk has not enough space."""
+        if super().prepare(main):
+            return True
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        missing = sum(len(self.images_of(s)) for s in range(self.num_shards) if not self.path(s).is_file())
-        needed = (missing + self.num_samples) * 3 * self.image_size**2
+        missing = sum(len(self.items(shard)) for shard in self.missing())
+        needed = (missing + self.num_items) * 3 * self.image_size**2
         free = shutil.disk_usage(self.output_dir).free
         if free < needed:
             raise UserError(f"{self.output_dir}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-        if not record.is_file():  # else it says the same; after the first process all others come at once
-            write_atomically(record, lambda f: f.write(json.dumps(self.identity, indent=2).encode()))
         return False
 
-    def missing(self) -> list[int]:
-        return [s for s in range(self.num_shards) if not self.path(s).is_file()]
+    def write(self, shard: int, images: np.ndarray, pngs: bool = False) -> None:
+        """Write the images (n, H, W, 3) uint8 of a shard, and its PNG files if `pngs`.
 
-    def write(self, shard: int, images: np.ndarray) -> None:
-        """images: (n, H, W, 3) uint8."""
-        write_atomically(self.path(shard), lambda f: np.save(f, images))
-
-    def finish(self, shard: int, images: np.ndarray, pngs: bool) -> None:
-        """Write a shard, after its PNG files: a shard that is there means that all is done.
-
-        Raises UserError if the disk takes no more.
+        The .npy is written last, so its presence marks the shard and its PNG files as finished.
+        Raises UserError if the disk is full.
         """
-        try:
+        with explain_write_errors(self.shard_file(shard)):
             if pngs:
-                self.write_pngs(shard, images)
-            self.write(shard, images)
-        except OSError as error:
-            raise self._unwritten(self.path(shard), error) from error
-
-    @staticmethod
-    def _unwritten(path: Path, error: OSError) -> UserError:
-        return UserError(
-            f"{path} could not be written ({error}): free space and run the same command again, which keeps what is"
-            " finished"
-        )
-
-    def write_pngs(self, shard: int, images: np.ndarray) -> None:
-        for index, image in zip(self.images_of(shard), images, strict=True):
-            Image.fromarray(image).save(self.png(index))
+                for index, image in zip(self.items(shard), images, strict=True):
+                    save_png(Image.fromarray(image), self.png(index), flush=False)
+                os.sync()
+            write_npy(self.shard_file(shard), images)
 
     def complete_pngs(self) -> None:
-        """Write the PNG files that are missing, as earlier runs may not have been asked for them."""
-        if all(self.png(i).is_file() for i in range(self.num_samples)):
+        """Write the PNG files that are missing: earlier runs may not have been asked for them."""
+        if all(self.png(i).is_file() for i in range(self.num_items)):
             return
         first = 0
         for batch in NpzImages(self.npz).batches(self.shard_size):
             for index, image in enumerate(batch, first):
                 if not self.png(index).is_file():
-                    Image.fromarray(image).save(self.png(index))
+                    save_png(Image.fromarray(image), self.png(index), flush=False)
             first += len(batch)
+        os.sync()
 
     def _read(self, shard: int) -> np.ndarray:
-        damaged = UserError(f"{self.path(shard)} is damaged: remove it and run again")
+        path = self.shard_file(shard)
         try:
-            images = np.load(self.path(shard), mmap_mode="r", allow_pickle=False)
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            if images.shape != (len(self.items(shard)), self.image_size, self.image_size, 3):
+                raise ValueError(f"its shape is {images.shape}")
         except (OSError, ValueError) as error:
-            raise damaged from error
-        if images.shape != (len(self.images_of(shard)), self.image_size, self.image_size, 3):
-            raise damaged
+            raise UserError(f"{path} is damaged ({error}): remove it and run again") from error
         return images
 
     def assemble(self, labels: np.ndarray) -> Path:
-        """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), remove them."""
-        shape = (self.num_samples, self.image_size, self.image_size, 3)
+        """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), then remove them."""
+        self.wait_for_shards()
+        shape = (self.num_items, self.image_size, self.image_size, 3)
 
         def write(file) -> None:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -141,9 +113,7 @@ class SampleShards:
                 with archive.open("arr_1.npy", "w") as member:
                     npy.write_array(member, labels.astype(np.int64), allow_pickle=False)
 
-        try:
+        with explain_write_errors(self.npz):
             write_atomically(self.npz, write)
-        except OSError as error:
-            raise self._unwritten(self.npz, error) from error
-        shutil.rmtree(self.folder)
+            self.mark_complete(self.identity)
         return self.npz

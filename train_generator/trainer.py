@@ -230,7 +230,7 @@ class GeneratorTrainer:
         if self.peak:
             means["mfu"] = rate * self.flops_per_image / self.accelerator.num_processes / self.peak
         if self.data.bad_files is not None:
-            means["undecodable_files"] = self.data.bad_files.sync_across_ranks(self.accelerator)
+            means["undecodable_files"] = self.data.bad_files.sync_across_ranks()
         every, last = experiment.log_grad_norm_every, self.state.step == self.total_steps
         if not last and not (every and self.state.step % every == 0):
             means.pop("grad_norm", None)

@@ -262,7 +262,7 @@ class TokenizerTrainer:
         return self.config.losses.discriminator_factor * loss
 
     def _finish_log(self, means: dict[str, float]) -> dict[str, float]:
-        return means | {"undecodable_files": self.bad_files.sync_across_ranks(self.accelerator)}
+        return means | {"undecodable_files": self.bad_files.sync_across_ranks()}
 
     # -- validation and export ----------------------------------------------------------------------
 

@@ -1,25 +1,51 @@
 """Write files so that a reader sees the whole file or none of it."""
 
+import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.lib import format as npy
+
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path; on success flush that file to disk and rename it to `path`."""
+def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; on success flush that file to disk and rename it to `path`.
+
+    flush: False for one of many small files, where the caller calls `os.sync` once after the last.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
         yield part
-        flush_to_disk(part)
+        if flush:
+            flush_to_disk(part)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)  # a partial file would keep a full disk full
+        raise
+    if flush:
+        flush_to_disk(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; on success flush its files to disk and rename it to `path`."""
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.sync()
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
         raise
     flush_to_disk(path.parent)
 
@@ -36,6 +62,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2))
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """The bytes of np.save, which itself loses the end of a file without an error on a full disk."""
+    array, header = np.ascontiguousarray(array), io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+
+    def write(file: IO[bytes]) -> None:
+        file.write(header.getvalue())
+        file.write(array.data)
+
+    write_atomically(path, write)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Image grids, and the published conversion of floats to bytes."""
+"""Image grids, PNG files, and the published conversion of floats to bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,30 +8,32 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from utils.atomic import atomic_path
+
 
 def to_bytes(images: Tensor, rounded: bool = False) -> Tensor:
     """(..., 3, H, W) in [0, 1] -> uint8 (..., H, W, 3).
 
-    Truncated as the published sampler does, since published FIDs carry the truncation; `rounded`
-    is the more exact choice where reconstructions are compared with their originals.
+    Values are truncated as in the published sampler, because published FIDs contain the truncation.
+    rounded: round instead, which is more exact when reconstructions are compared with their originals.
     """
     return (images.clamp(0, 1) * 255 + 0.5 * rounded).to(torch.uint8).movedim(-3, -1)
 
 
 def grid(images: Tensor, columns: int, scale: int = 1) -> Image.Image:
-    """(n, 3, H, W) in [0, 1] -> one picture of `columns` a row, each pixel `scale` wide."""
+    """(n, 3, H, W) in [0, 1] -> one picture with `columns` images a row, each pixel `scale` pixels wide."""
     sheet = make_grid(images.float().cpu().clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     picture = Image.fromarray(to_bytes(sheet).numpy())
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def preview_scale(image_size: int) -> int:
-    """Small images are drawn larger, so that a person sees them."""
+    """Factor that makes small images large enough to see."""
     return max(1, 96 // image_size)
 
 
 def labelled_rows(picture: Image.Image, labels: Sequence[str], margin: int = 110, top: int = 0) -> Image.Image:
-    """Write one label left of each of `picture`'s equally high rows, which begin at pixel `top`."""
+    """Write a label left of each row of `picture`. The rows are equally high and start at pixel `top`."""
     font = ImageFont.load_default(size=14)
     margin = max(margin, *(int(font.getlength(label)) + 12 for label in labels))
     sheet = Image.new("RGB", (picture.width + margin, picture.height), "white")
@@ -43,7 +45,7 @@ def labelled_rows(picture: Image.Image, labels: Sequence[str], margin: int = 110
 
 
 def labelled_columns(pictures: Sequence[Image.Image], labels: Sequence[str], margin: int = 24) -> Image.Image:
-    """Equally high pictures side by side, a label above each."""
+    """Pictures side by side, a label above each."""
     gap = margin // 2
     sheet = Image.new(
         "RGB", (sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures) + margin), "white"
@@ -56,6 +58,7 @@ def labelled_columns(pictures: Sequence[Image.Image], labels: Sequence[str], mar
     return sheet
 
 
-def save_png(picture: Image.Image, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+def save_png(picture: Image.Image, path: str | Path, flush: bool = True) -> None:
+    """flush: see `atomic_path`."""
+    with atomic_path(path, flush) as part:
+        picture.save(part, format="PNG")

@@ -1,17 +1,17 @@
-"""Looking into a token cache: is it whole, are its codes plausible, do they decode to their images?"""
+"""Check a token cache: its files, the statistics of its codes, and some codes against their images."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
-from dataset.data_order import spread
-from dataset.image_folder import read_rgb, to_float, to_uint8
-from dataset.token_cache.metadata import CHECKSUMS, CacheMetadata
+from dataset.data_order import evenly_spaced
+from dataset.image_folder import DECODE_ERRORS, read_rgb, to_float, to_uint8
+from dataset.token_cache.metadata import CHECKSUMS_FILE, CacheMetadata
 from dataset.token_cache.reader import TokenCache
 from modeling.interfaces import Tokenizer
 from modeling.layers.codebook_usage import CodebookUsage
@@ -19,35 +19,41 @@ from modeling.layers.precision import full_float32
 from utils.errors import UserError
 from utils.images import grid, preview_scale, save_png
 
-CENTRE_VIEW = {"ten_crop": 4, "center_and_flip": 0}
-ROWS_AT_A_TIME = 1024
+ROWS_PER_READ = 1024
 HASH_BLOCK = 1 << 22  # bytes
+MAX_DIFFERING = 0.5  # share of the codes; above, the cache belongs to another tokenizer or other images
+NUM_DRAWN = 16  # images in check.png
 
 
-@dataclass(frozen=True)
-class CodeSummary:
-    """Statistics of all codes of a cache."""
+def check_content(cache: TokenCache) -> None:
+    """Print what made the cache and the statistics of its codes.
 
-    usage: CodebookUsage
-    images_per_class: np.ndarray
-
-    def lines(self) -> list[str]:
-        counts = self.usage.counts
-        common = int(counts.argmax())
-        share = float(counts[common] / counts.sum())
-        least, most = int(self.images_per_class.min()), int(self.images_per_class.max())
-        deciles = np.quantile(counts.numpy(), np.linspace(0, 1, 11)).astype(int)
-        return [
-            f"codebook: {self.usage.usage():.2%} of {len(counts)} codes used, perplexity {self.usage.perplexity():.1f},"
-            f" most frequent code {common} ({share:.2%} of all)",
-            f"how often a code occurs, least to most in tenths: {' '.join(map(str, deciles))}",
-            f"classes: {len(self.images_per_class)}, of {least} to {most} images",
-        ]
+    The cache must have metadata. Raises UserError for a changed file, or codes or labels out of range.
+    """
+    metadata = cache.metadata
+    sizes = f"{len(cache)} images, {cache.num_views} views of {cache.num_codes} codes"
+    print(f"{cache.folder}: {metadata.layout} layout, {sizes}")
+    print(f"made with {metadata.crop} at {metadata.image_size} pixels in {metadata.precision}")
+    print(f"tokenizer: {metadata.tokenizer_checkpoint or 'unknown'}, SHA-256 {metadata.tokenizer_sha256[:16]}")
+    if metadata.skipped:
+        print(f"without {len(metadata.skipped)} files that could not be decoded: {', '.join(metadata.skipped[:5])}")
+    print(f"hashes: {verify_checksums(cache.folder)} files are as written")
+    usage = count_codes(cache, metadata.codebook_size)
+    counts = usage.counts
+    common = int(counts.argmax())
+    deciles = np.quantile(counts.numpy(), np.linspace(0, 1, 11)).astype(int)
+    print(
+        f"codebook: {usage.usage():.2%} of {len(counts)} codes used, perplexity {usage.perplexity():.1f},"
+        f" most frequent code {common} ({float(counts[common] / counts.sum()):.2%} of all)"
+    )
+    print(f"occurrences of a code, minimum, deciles and maximum: {' '.join(map(str, deciles))}")
+    images = np.bincount(check_labels(cache), minlength=cache.num_classes)
+    print(f"classes: {cache.num_classes}, {images.min()} to {images.max()} images each")
 
 
 def verify_checksums(folder: Path) -> int:
     """Compare every file of SHA256SUMS; returns how many. Raises UserError with the first that differs."""
-    lines = (folder / CHECKSUMS).read_text().splitlines() if (folder / CHECKSUMS).is_file() else []
+    lines = (folder / CHECKSUMS_FILE).read_text().splitlines() if (folder / CHECKSUMS_FILE).is_file() else []
     for line in tqdm(lines, "hashes", leave=False, mininterval=1.0):
         expected, name = line.split("  ", 1)
         digest = hashlib.sha256()
@@ -62,62 +68,70 @@ def verify_checksums(folder: Path) -> int:
     return len(lines)
 
 
-def summarise(cache: TokenCache, codebook_size: int) -> CodeSummary:
-    """Read all codes. Raises UserError for a code outside the codebook or a label outside the classes."""
+def count_codes(cache: TokenCache, codebook_size: int) -> CodebookUsage:
+    """Count all codes. Raises UserError for a code outside the codebook."""
     usage = CodebookUsage(codebook_size)
-    for start in tqdm(range(0, len(cache), ROWS_AT_A_TIME), "codes", leave=False, mininterval=1.0):
-        rows = range(start, min(start + ROWS_AT_A_TIME, len(cache)))
+    for start in tqdm(range(0, len(cache), ROWS_PER_READ), "codes", leave=False, mininterval=1.0):
+        rows = range(start, min(start + ROWS_PER_READ, len(cache)))
         codes = np.stack([cache.views(i) for i in rows]).astype(np.int64)
-        if codes.min() < 0 or codes.max() >= codebook_size:
-            paths = cache.paths()
-            bad = next(i for i in rows if not 0 <= cache.views(i).min() <= cache.views(i).max() < codebook_size)
-            raise UserError(f"token cache {cache.folder}: {paths[bad]} has codes outside [0, {codebook_size})")
+        outside = (codes < 0) | (codes >= codebook_size)
+        if outside.any():
+            path = cache.paths()[start + int(outside.any((1, 2)).argmax())]
+            raise UserError(f"token cache {cache.folder}: {path} has codes outside [0, {codebook_size})")
         usage.add(torch.from_numpy(codes))
+    return usage
+
+
+def check_labels(cache: TokenCache) -> np.ndarray:
+    """The labels. Raises UserError if they or the paths do not fit the codes."""
     if cache.labels.min() < 0 or cache.labels.max() >= cache.num_classes or len(cache.paths()) != len(cache):
         raise UserError(f"token cache {cache.folder}: labels or paths do not fit the codes")
-    return CodeSummary(usage, np.bincount(cache.labels, minlength=cache.num_classes))
+    return cache.labels
+
+
+def check_against_images(cache: TokenCache, root: Path, tokenizer: Tokenizer, count: int) -> None:
+    """Encode `count` images again, print how many codes differ, and draw some images into check.png.
+
+    root: folder of the split. Raises UserError if an image is not there, or most codes differ.
+    """
+    share = differing_codes(cache, root, tokenizer, count)
+    print(f"{share:.3%} of the codes differ from a float32 encoding ({count} images)")
+    if share > MAX_DIFFERING:
+        raise UserError(f"{cache.folder} does not hold the codes of the images in {root}: {share:.1%} differ")
+    draw(cache, root, tokenizer, cache.folder / "check.png")
+    print(f"wrote {cache.folder / 'check.png'}: source crops above their decoded codes")
 
 
 @torch.no_grad()
 @full_float32()
-def differing_codes(cache: TokenCache, metadata: CacheMetadata, root: Path, tokenizer: Tokenizer, count: int) -> float:
-    """Share of the cached codes of `count` images that float32 encoding gives otherwise.
-
-    root: folder of the split. Raises UserError if an image is not there.
-    """
+def differing_codes(cache: TokenCache, root: Path, tokenizer: Tokenizer, count: int) -> float:
+    """Share of the cached codes of `count` images that differ from a float32 encoding."""
     device = next(tokenizer.parameters()).device
     paths = cache.paths()
     differing = []
-    for i in tqdm(spread(len(cache), count), "encoding in float32", leave=False, mininterval=1.0):
-        crop = source_crop(root / paths[i], metadata)
-        codes = tokenizer.encode(to_float(cut_views(crop[None], metadata.image_size, _ten(metadata))[0].to(device)))
+    for i in tqdm(evenly_spaced(len(cache), count), "encoding in float32", leave=False, mininterval=1.0):
+        codes = tokenizer.encode(source_views(root / paths[i], cache.metadata).to(device))
         differing.append(float((codes.cpu().numpy() != cache.views(i)).mean()))
     return float(np.mean(differing))
 
 
-def _ten(metadata: CacheMetadata) -> bool:
-    return metadata.crop == "ten_crop"
-
-
-def source_crop(path: Path, metadata: CacheMetadata) -> torch.Tensor:
-    """The centre crop that the views were cut from, (3, S, S) uint8."""
+def source_views(path: Path, metadata: CacheMetadata) -> Tensor:
+    """All views of an image, (V, 3, S, S) in [0, 1], as they were encoded."""
     try:
         image = read_rgb(path)
-    except OSError as error:
+    except DECODE_ERRORS as error:
         raise UserError(f"the source image {path} cannot be read ({error})") from error
-    return to_uint8(center_crop(image, source_size(metadata.image_size, _ten(metadata))))
+    crop = to_uint8(center_crop(image, source_size(metadata.image_size, metadata.ten_crop)))
+    return to_float(cut_views(crop[None], metadata.image_size, metadata.ten_crop)[0])
 
 
 @torch.no_grad()
-def draw(
-    cache: TokenCache, metadata: CacheMetadata, root: Path, tokenizer: Tokenizer, path: Path, count: int = 16
-) -> None:
-    """Write a picture: source crops, above what their cached codes decode to."""
+def draw(cache: TokenCache, root: Path, tokenizer: Tokenizer, path: Path) -> None:
+    """Write a PNG: the centre views of some source images, above their decoded codes."""
     device = next(tokenizer.parameters()).device
-    chosen, view = spread(len(cache), count), CENTRE_VIEW[metadata.crop]
-    paths = cache.paths()
-    crops = torch.stack([source_crop(root / paths[i], metadata) for i in chosen])
-    sources = to_float(cut_views(crops, metadata.image_size, _ten(metadata))[:, view])
-    codes = torch.from_numpy(np.stack([cache.codes(i, view) for i in chosen]).astype(np.int64))
+    chosen, paths = evenly_spaced(len(cache), NUM_DRAWN), cache.paths()
+    centre = 4 if cache.metadata.ten_crop else 0
+    sources = torch.stack([source_views(root / paths[i], cache.metadata)[centre] for i in chosen])
+    codes = torch.from_numpy(np.stack([cache.codes(i, centre) for i in chosen]).astype(np.int64))
     decoded = tokenizer.decode(codes.to(device)).cpu()
-    save_png(grid(torch.cat([sources, decoded]), len(chosen), preview_scale(metadata.image_size)), path)
+    save_png(grid(torch.cat([sources, decoded]), len(chosen), preview_scale(cache.metadata.image_size)), path)

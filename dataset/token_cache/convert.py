@@ -11,29 +11,19 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.image_folder import ImageList
-from dataset.token_cache.metadata import (
-    LAYOUTS,
-    UNKNOWN,
-    CacheMetadata,
-    ShardRecord,
-    begin_cache,
-    finish_cache,
-    missing_shards,
-    prepare_cache,
-    record_shard,
-)
+from dataset.token_cache.metadata import LAYOUTS, UNKNOWN, CacheMetadata
 from dataset.token_cache.reader import TokenCache, open_token_cache
-from dataset.token_cache.writer import cache_writer
+from dataset.token_cache.writer import CacheWriter
 from utils.arguments import at_least
 from utils.errors import UserError, entry_point
 
-CROPS = {10: "ten_crop", 2: "center_and_flip"}
+CROPS = {10: "ten_crop", 2: "center_and_flip"}  # by number of views
 
 
-def describe(cache: TokenCache, codebook_size: int | None, image_size: int | None) -> CacheMetadata:
-    """Metadata of a cache that another program wrote; what nothing tells is said to be unknown."""
+def infer_metadata(cache: TokenCache, codebook_size: int | None, image_size: int | None) -> CacheMetadata:
+    """Metadata of a third-party cache. Fields that cannot be inferred are set to "unknown"."""
     if codebook_size is None or image_size is None:
-        raise UserError(f"{cache.folder} has no metadata.json: say --codebook_size and --img_size of its tokenizer")
+        raise UserError(f"{cache.folder} has no metadata.json: give --codebook_size and --img_size of its tokenizer")
     return CacheMetadata(
         num_files=len(cache),
         files_sha256="",
@@ -50,28 +40,26 @@ def describe(cache: TokenCache, codebook_size: int | None, image_size: int | Non
 
 
 def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
-    """Write `cache` to `target` in the layout of `metadata`; can be killed and run again.
+    """Write `cache` to `target` in the layout of `metadata`. A killed run can be run again.
 
     Raises UserError for codes outside the codebook.
     """
-    # The copy lists the images that the cache has codes of, in their order.
+    # The copy lists only the images that have codes.
     images = ImageList(cache.folder, metadata.classes, tuple(cache.paths()), cache.labels)
-    copied = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
-    if prepare_cache(target, copied):
+    metadata = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
+    writer = CacheWriter(target, metadata, images)
+    if writer.prepare():
         print(f"{target} is complete")
         return
-    begin_cache(target, copied)
-    writer = cache_writer(metadata.layout, target, images)
-    for shard in tqdm(missing_shards(target, copied), "shards", mininterval=1.0):
-        indices = list(copied.shard_range(shard))
-        codes = np.stack([cache.views(i) for i in indices])
+    for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
+        codes = np.stack([cache.views(i) for i in writer.items(shard)])
         if codes.min() < 0 or codes.max() >= metadata.codebook_size:
             raise UserError(
                 f"{cache.folder} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
                 f" {metadata.codebook_size}"
             )
-        record_shard(target, shard, ShardRecord(writer.write(shard, indices, codes), ()))
-    finish_cache(target, copied, images)
+        writer.write(shard, writer.items(shard), codes)
+    writer.finish()
     print(f"{target} is complete: {len(images)} images")
 
 
@@ -81,15 +69,12 @@ def main() -> None:
     parser.add_argument("source", metavar="SOURCE", help="token cache of either layout")
     parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
-    parser.add_argument(
-        "--codebook_size", type=at_least(1), help="where SOURCE has no metadata.json: codes are below this"
-    )
-    parser.add_argument(
-        "--img_size", type=at_least(1), help="where SOURCE has no metadata.json: side of the views in pixels"
-    )
+    only = "only if SOURCE has no metadata.json: "
+    parser.add_argument("--codebook_size", type=at_least(1), help=f"{only}codes are below this")
+    parser.add_argument("--img_size", type=at_least(1), help=f"{only}side of the views in pixels")
     args = parser.parse_args()
     cache = open_token_cache(args.source)
-    metadata = cache.metadata or describe(cache, args.codebook_size, args.img_size)
+    metadata = cache.metadata or infer_metadata(cache, args.codebook_size, args.img_size)
     convert(cache, args.target, replace(metadata, layout=args.layout))
 
 

@@ -1,60 +1,53 @@
-"""Turning image folders into a token cache, shard by shard on any number of processes.
+"""Encode image folders into a token cache, shard by shard, on any number of processes.
 
-Three things go on at once: workers decode files and cut one centre crop of each, the device cuts the
-views and encodes them, a thread takes codes off the device and writes finished shards.
+Three things run at once: workers decode files and cut one centre crop of each, the device cuts the
+views and encodes them, a thread copies codes off the device and writes finished shards.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
 from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_float, to_uint8
-from dataset.token_cache.metadata import (
-    CacheMetadata,
-    ShardRecord,
-    begin_cache,
-    complain,
-    complaints,
-    finish_cache,
-    missing_shards,
-    prepare_cache,
-    record_shard,
-    remove_progress,
-)
-from dataset.token_cache.writer import CacheWriter, cache_writer
+from dataset.token_cache.metadata import CacheMetadata
+from dataset.token_cache.writer import CacheWriter
 from modeling.interfaces import Tokenizer
-from modeling.layers.precision import full_float32
+from modeling.layers.precision import autocast, full_float32
 from utils.errors import UserError
+from utils.sharded_output import ShardedOutput, background_writer
 
-SHOWN_BAD_FILES = 5
-BATCHES_IN_FLIGHT = 4  # encoded and not yet taken over by the writer
+MAX_FILES_IN_ERROR = 5
 
 
-@dataclass
-class EncodedBatch:
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How to encode. Only the batch size has an effect on the codes: rounding depends on it."""
+
+    batch_size: int  # images, of several views each
+    num_workers: int = 0
+    skip_bad: bool = False  # leave out undecodable files; they end the run otherwise
+
+
+class SourceBatch(NamedTuple):
     """Some images of one shard, in order."""
 
     shard: int
-    indices: list[int]  # positions of the decoded files in the list of all files
-    codes: Tensor | None  # (len(indices), V, T), on the device; None if no file could be decoded
-    bad: list[tuple[int, str]]  # position and error of the others
-    last: bool  # of its shard
+    indices: list[int]  # of the decoded files, in the list of all files
+    crops: Tensor | None  # (len(indices), 3, S, S) uint8 centre crops; None if no file could be decoded
+    bad: list[tuple[int, str]]  # index and error of the other files
 
 
 class SourceCrops(Dataset):
-    """Batches of ADM centre crops, (n, 3, S, S) uint8, of the files that decode, and the errors of the others."""
+    """ADM centre crops of `size` pixels. An item is a whole batch: the shard and the files to decode."""
 
     def __init__(self, images: ImageList, size: int):
         self.images = images
@@ -63,117 +56,37 @@ class SourceCrops(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, batch: tuple[int, range, bool]) -> tuple[int, list[int], Tensor | None, list, bool]:
-        shard, positions, last = batch
+    def __getitem__(self, batch: tuple[int, range]) -> SourceBatch:
+        shard, files = batch
         crops, indices, bad = [], [], []
-        for index in positions:
+        for index in files:
             try:
                 crops.append(to_uint8(center_crop(read_rgb(self.images.path(index)), self.size)))
                 indices.append(index)
             except DECODE_ERRORS as error:
                 bad.append((index, str(error)))
-        return shard, indices, torch.stack(crops) if crops else None, bad, last
+        return SourceBatch(shard, indices, torch.stack(crops) if crops else None, bad)
 
 
-class ShardBatches(Sampler):
-    """Batches of at most `batch_size` files, none across a border of shards.
+def split_into_batches(output: ShardedOutput, shards: list[int], batch_size: int) -> list[tuple[int, range]]:
+    """The shard and the files of each batch. Batches never span shards.
 
-    What is encoded together is then a function of the file list and the batch size alone, and with
-    it the codes, whose rounding depends on the batch.
+    So the files that are encoded together depend only on the file list and the batch size, and the
+    codes do too: their rounding depends on the batch.
     """
-
-    def __init__(self, metadata: CacheMetadata, shards: list[int], batch_size: int):
-        self.metadata = metadata
-        self.shards = shards
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return sum(-(-len(self.metadata.shard_range(s)) // self.batch_size) for s in self.shards)
-
-    def __iter__(self) -> Iterator[tuple[int, range, bool]]:
-        for shard in self.shards:
-            files = self.metadata.shard_range(shard)
-            for start in range(0, len(files), self.batch_size):
-                yield shard, files[start : start + self.batch_size], start + self.batch_size >= len(files)
+    return [
+        (shard, output.items(shard)[start : start + batch_size])
+        for shard in shards
+        for start in range(0, len(output.items(shard)), batch_size)
+    ]
 
 
-def encode_views(
-    tokenizer: Tokenizer, crops: Tensor, *, ten_crop: bool, autocast: Callable[[], AbstractContextManager]
-) -> Tensor:
-    """crops: (B, 3, S, S) uint8 -> codes (B, V, T) of all views, encoded in one batch."""
-    views = cut_views(crops, tokenizer.image_size, ten_crop)
-    with autocast(), full_float32():
+def encode_views(tokenizer: Tokenizer, crops: Tensor, metadata: CacheMetadata) -> Tensor:
+    """crops: (B, 3, S, S) uint8 -> codes (B, V, T) int32 of all views, encoded in one batch."""
+    views = cut_views(crops, metadata.image_size, metadata.ten_crop)
+    with autocast(crops.device, metadata.precision), full_float32():
         codes = tokenizer.encode(to_float(views.flatten(0, 1)))
-    return codes.view(*views.shape[:2], -1)
-
-
-@dataclass
-class ShardSink:
-    """Collects batches into shards and writes them in a thread, so that the device never waits.
-
-    A shard with undecodable files is written without them if `skip_bad`, else not at all. Leaving
-    the `with` block waits for the last shard; errors of the thread are raised by `put` and there.
-    """
-
-    folder: Path
-    writer: CacheWriter
-    images: ImageList
-    skip_bad: bool
-
-    def __post_init__(self):
-        self._queue: queue.Queue[EncodedBatch | None] = queue.Queue(BATCHES_IN_FLIGHT)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "ShardSink":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, *_: Any) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None and kind is None:
-            raise self._error
-
-    def put(self, batch: EncodedBatch) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put(batch)
-
-    def _run(self) -> None:
-        rows: list[np.ndarray] = []
-        indices: list[int] = []
-        bad: list[tuple[int, str]] = []
-        while (batch := self._queue.get()) is not None:
-            if self._error is not None:
-                continue  # keep emptying the queue, for `put` not to wait forever
-            try:
-                if batch.codes is not None:
-                    rows.append(batch.codes.to("cpu").numpy())
-                indices += batch.indices
-                bad += batch.bad
-                if batch.last:
-                    self._finish(batch.shard, indices, rows, bad)
-                    rows, indices, bad = [], [], []
-            except BaseException as error:
-                self._error = error
-
-    def _finish(self, shard: int, indices: list[int], rows: list[np.ndarray], bad: list[tuple[int, str]]) -> None:
-        try:
-            if bad and not self.skip_bad:
-                complain(self.folder, shard, [f"{self.images.path(i)} ({error})" for i, error in bad])
-                return
-            if not rows:
-                raise UserError(
-                    f"none of {len(bad)} files from {self.images.path(bad[0][0])} on can be decoded: is the disk there?"
-                )
-            checksums = self.writer.write(shard, indices, np.concatenate(rows))
-            record_shard(self.folder, shard, ShardRecord(checksums, tuple(self.images.paths[i] for i, _ in bad)))
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: shard {shard} could not be written ({error}); run the same command again when there"
-                " is space, finished shards are kept"
-            ) from error
+    return codes.view(*views.shape[:2], -1).to(torch.int32)
 
 
 def pretokenize(
@@ -181,69 +94,73 @@ def pretokenize(
     images: ImageList,
     folder: Path,
     metadata: CacheMetadata,
+    settings: EncodeSettings,
     state: PartialState,
-    *,
-    ten_crop: bool,
-    batch_size: int,
-    num_workers: int,
-    skip_bad: bool = False,
 ) -> None:
-    """Encode all shards that are not there yet, each process its share; the first one finishes.
+    """Encode the missing shards, each process its share; the main process completes the cache.
 
-    A killed run leaves complete shards; the next one, of any number of processes, adds the rest.
-    Raises UserError with the paths of undecodable files, unless `skip_bad`.
+    A killed run leaves complete shards. Raises UserError with the paths of undecodable files, unless
+    they are to be skipped, after all other shards are written.
     """
-    if prepare_cache(folder, metadata):
+    writer = CacheWriter(folder, metadata, images)
+    if writer.prepare(state.is_main_process):
         state.print(f"{folder} is complete")
-        if state.is_main_process:
-            remove_progress(folder)
         return
+    bad_files = gather_object(encode_shards(tokenizer, writer, writer.claim(state), settings, state))
+    if bad_files:
+        some = "; ".join(bad_files[:MAX_FILES_IN_ERROR])
+        more = f" and {len(bad_files) - MAX_FILES_IN_ERROR} more" if len(bad_files) > MAX_FILES_IN_ERROR else ""
+        raise UserError(
+            f"{len(bad_files)} files cannot be decoded: {some}{more}. Fix them, or leave them out with --skip_bad;"
+            " finished shards are kept"
+        )
     if state.is_main_process:
-        begin_cache(folder, metadata)
+        complete = writer.finish()
+        without = f", without {len(complete.skipped)} that cannot be decoded" if complete.skipped else ""
+        print(f"{folder} is complete: {complete.num_images} images{without}")
     state.wait_for_everyone()
-    missing = missing_shards(folder, metadata)
-    state.wait_for_everyone()  # no shard may be finished before everyone has looked
-    mine = missing[state.process_index :: state.num_processes]
-    if len(missing) < metadata.num_shards:
-        state.print(f"{metadata.num_shards - len(missing)} of {metadata.num_shards} shards are there already")
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(state.device.type, torch.bfloat16, enabled=metadata.precision == "bf16")
 
+def encode_shards(
+    tokenizer: Tokenizer, writer: CacheWriter, shards: list[int], settings: EncodeSettings, state: PartialState
+) -> list[str]:
+    """Encode and write some shards. Returns the undecodable files that keep their shards unwritten."""
     loader = DataLoader(
-        SourceCrops(images, source_size(metadata.image_size, ten_crop)),
-        sampler=ShardBatches(metadata, mine, batch_size),
+        SourceCrops(writer.images, source_size(writer.metadata.image_size, writer.metadata.ten_crop)),
+        sampler=split_into_batches(writer, shards, settings.batch_size),
         batch_size=None,  # the dataset makes a whole batch at a time
-        num_workers=num_workers,
+        num_workers=settings.num_workers,
         pin_memory=state.device.type == "cuda",
     )
-    sink = ShardSink(folder, cache_writer(metadata.layout, folder, images), images, skip_bad)
     bar = tqdm(
-        total=sum(len(metadata.shard_range(s)) for s in mine),
+        total=sum(len(writer.items(shard)) for shard in shards),
         unit="image",
         desc=f"encoding, process 1 of {state.num_processes}",
         disable=not state.is_main_process,
         mininterval=1.0,
         smoothing=0.02,
     )
-    with bar, sink:
-        for shard, indices, crops, bad, last in loader:
-            codes = None
-            if crops is not None:
-                crops = crops.to(state.device, non_blocking=True)
-                codes = encode_views(tokenizer, crops, ten_crop=ten_crop, autocast=autocast).to(torch.int32)
-            sink.put(EncodedBatch(shard, indices, codes, bad, last))
-            bar.update(len(indices) + len(bad))
-    state.wait_for_everyone()
-    bad_files = complaints(folder)
-    if bad_files:
-        more = f" and {len(bad_files) - SHOWN_BAD_FILES} more" if len(bad_files) > SHOWN_BAD_FILES else ""
-        raise UserError(
-            f"{len(bad_files)} files cannot be decoded: {'; '.join(bad_files[:SHOWN_BAD_FILES])}{more}. Mend them, or"
-            " leave them out with --skip_bad; what is encoded stays"
-        )
-    if state.is_main_process:
-        complete = finish_cache(folder, metadata, images)
-        without = f", without {len(complete.skipped)} that cannot be decoded" if complete.skipped else ""
-        print(f"{folder} is complete: {complete.num_images} images{without}")
-    state.wait_for_everyone()
+    unwritten: list[str] = []
+    with bar, background_writer() as submit:
+        for shard, batches in groupby(loader, key=lambda batch: batch.shard):
+            indices, codes, bad = [], [], []
+            for batch in batches:
+                if batch.crops is not None:
+                    crops = batch.crops.to(state.device, non_blocking=True)
+                    codes.append(encode_views(tokenizer, crops, writer.metadata))
+                indices += batch.indices
+                bad += batch.bad
+                bar.update(len(batch.indices) + len(batch.bad))
+            if bad and not settings.skip_bad:
+                unwritten += [f"{writer.images.path(i)} ({error})" for i, error in bad]
+            elif not codes:
+                first = writer.images.path(bad[0][0])
+                raise UserError(f"none of {len(bad)} files from {first} on can be decoded: is the disk there?")
+            else:
+                submit(_write_shard, writer, shard, indices, codes, [i for i, _ in bad])
+    return unwritten
+
+
+def _write_shard(writer: CacheWriter, shard: int, indices: list[int], codes: list[Tensor], skipped: list[int]) -> None:
+    """Runs in the background thread: the copy waits for the device."""
+    writer.write(shard, indices, torch.cat(codes).cpu().numpy(), skipped)

@@ -1,16 +1,4 @@
-"""Reading a token cache: the codes of every view of every image, memory-mapped in training.
-
-Layout of a packed cache folder:
-
-    metadata.json     CacheMetadata; its presence means the cache is complete
-    labels.npy        (n,) int64
-    paths.txt         one relative image path a line, in the order of the codes
-    codes/00000.npy   (images, V, T) uint16, shard_size images less those skipped
-    SHA256SUMS        of the files above but the first
-
-The published layout holds one <class folder>/<file name>.npz an image with `codes` (V, T); where this
-project wrote it, metadata.json, labels.npy and paths.txt are there too.
-"""
+"""Read a token cache in either layout; `metadata.py` lists its files. Packed codes are memory-mapped."""
 
 import os
 import resource
@@ -20,35 +8,45 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dataset.token_cache.metadata import CacheMetadata, metadata_path, progress_folder, read_metadata
-from dataset.token_cache.writer import shard_path
+from dataset.token_cache.metadata import (
+    LABELS_FILE,
+    METADATA_FILE,
+    PATHS_FILE,
+    PROGRESS_FOLDER,
+    CacheMetadata,
+    packed_path,
+    read_metadata,
+)
 from utils.errors import UserError
 
-OTHER_OPEN_FILES = 512  # of the rest of the program
+RESERVED_OPEN_FILES = 512  # for the rest of the program
 
 
-def read_labels(folder: Path) -> np.ndarray:
+def _damaged(folder: Path, what: object) -> UserError:
+    return UserError(f"token cache {folder} is damaged: {what}")
+
+
+def _load_array(folder: Path, path: Path, mmap_mode: str | None = None) -> np.ndarray:
     try:
-        return np.load(folder / "labels.npy", allow_pickle=False)
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"token cache {folder} is damaged: {error}") from error
+        raise _damaged(folder, error) from error
 
 
-def read_paths(folder: Path) -> list[str]:
-    """Relative paths of the images, in the order of the codes."""
+def _read_paths(folder: Path) -> list[str]:
     try:
-        return (folder / "paths.txt").read_text().splitlines()
+        return (folder / PATHS_FILE).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"token cache {folder} is damaged: {error}") from error
+        raise _damaged(folder, error) from error
 
 
 def _allow_open_files(count: int) -> None:
-    """Every memory-mapped file stays open; the usual limit of 1024 may be too low for many shards."""
+    """Raise this process's limit: every memory-mapped file stays open, and the usual limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + OTHER_OPEN_FILES
+    wanted = count + RESERVED_OPEN_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise UserError(f"the cache has {count} files, more than may be open at once ({hard}): raise `ulimit -Hn`")
+            raise UserError(f"the cache has {count} files, but only {hard} may be open at once: raise `ulimit -Hn`")
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -62,22 +60,17 @@ class PackedTokenCache:
         self.num_views = metadata.num_views
         self.codebook_size: int | None = metadata.codebook_size
         self.num_classes = len(metadata.classes)
-        self.labels = read_labels(folder)
+        self.labels = _load_array(folder, folder / LABELS_FILE)
         _allow_open_files(metadata.num_shards)
-        try:
-            self.shards = [
-                np.load(shard_path(folder, i), mmap_mode="r", allow_pickle=False) for i in range(metadata.num_shards)
-            ]
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"token cache {folder} is damaged: {error}") from error
+        self.shards = [_load_array(folder, packed_path(folder, i), "r") for i in range(metadata.num_shards)]
         self.starts = np.cumsum([0, *(len(s) for s in self.shards)]).tolist()
         expected = (metadata.num_images, self.num_views, self.num_codes)
-        held = (self.starts[-1], *self.shards[0].shape[1:])
-        if held != expected or len(self.labels) != expected[0]:
-            raise UserError(f"token cache {folder} is damaged: codes are {held}, metadata say {expected}")
+        found = (self.starts[-1], *self.shards[0].shape[1:])
+        if found != expected or len(self.labels) != expected[0]:
+            raise _damaged(folder, f"the shape of the codes is {found}, {expected} in {METADATA_FILE}")
 
     def __reduce__(self) -> tuple:
-        """Data workers that are not forked open the files anew: a pickled memory map is a copy of the codes."""
+        """Data workers that are not forked open the files themselves: pickle would copy all codes."""
         return PackedTokenCache, (self.folder, self.metadata)
 
     def __len__(self) -> int:
@@ -93,22 +86,22 @@ class PackedTokenCache:
         return self.views(index)[view]
 
     def paths(self) -> list[str]:
-        return read_paths(self.folder)
+        """Relative paths of the images, in the order of the codes."""
+        return _read_paths(self.folder)
 
 
 class NpzTokenCache:
     """The published layout: <class folder>/<file name>.npz with `codes` (V, T)."""
 
     def __init__(self, folder: Path, metadata: CacheMetadata | None):
-        """metadata: None for a cache that another program wrote; the folder's tree is listed then."""
+        """metadata: None for a third-party cache, which is listed from its folders."""
         self.folder = folder
         self.metadata = metadata
-        # Without metadata nothing says how large the codebook was.
         self.codebook_size: int | None = metadata and metadata.codebook_size
         if metadata is not None:
             self.num_classes = len(metadata.classes)
-            self._paths = read_paths(folder)
-            self.labels = read_labels(folder)
+            self._paths = _read_paths(folder)
+            self.labels = _load_array(folder, folder / LABELS_FILE)
         else:
             classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
             self.num_classes = len(classes)
@@ -119,14 +112,14 @@ class NpzTokenCache:
                 labels += [label] * len(found)
             self.labels = np.array(labels, dtype=np.int64)
         if not self._paths:
-            raise UserError(f"{folder} holds no token cache: neither metadata.json nor <class>/<file>.npz")
+            raise UserError(f"{folder} is no token cache: it has neither {METADATA_FILE} nor <class>/<file>.npz")
         self.num_views, self.num_codes = self.views(0).shape
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def views(self, index: int) -> np.ndarray:
-        """(V, T)."""
+        """(V, T) int64."""
         path = self.folder / f"{self._paths[index]}.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -135,10 +128,11 @@ class NpzTokenCache:
             raise UserError(f"{path} holds no codes ({error})") from error
 
     def codes(self, index: int, view: int) -> np.ndarray:
-        """(T,)."""
+        """(T,) int64."""
         return self.views(index)[view]
 
     def paths(self) -> list[str]:
+        """Relative paths of the images, in the order of the codes."""
         return self._paths
 
 
@@ -148,11 +142,11 @@ TokenCache = PackedTokenCache | NpzTokenCache
 def open_token_cache(path: str | Path) -> TokenCache:
     """Open a cache of either layout. Raises UserError if there is none or it is unfinished."""
     folder = Path(path)
-    if metadata_path(folder).is_file():
-        metadata = read_metadata(metadata_path(folder))
+    if (folder / METADATA_FILE).is_file():
+        metadata = read_metadata(folder)
         return (PackedTokenCache if metadata.layout == "packed" else NpzTokenCache)(folder, metadata)
     if not folder.is_dir():
         raise UserError(f"token cache not found: {folder} (pretokenization.py writes it)")
-    if progress_folder(folder).is_dir():
+    if (folder / PROGRESS_FOLDER).is_dir():
         raise UserError(f"token cache {folder} is unfinished: run pretokenization.py again to complete it")
     return NpzTokenCache(folder, None)

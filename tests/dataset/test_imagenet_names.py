@@ -6,15 +6,22 @@ from dataset.imagenet_names import class_id
 from utils.errors import UserError
 
 
-def test_imagenet_names():
+def test_names_and_numbers():
     assert class_id("golden retriever", 1000) == 207
     assert class_id(" Siberian Husky", 1000) == 250
     assert class_id("999", 1000) == 999
-    for text, message in (
-        ("golden retreiver", "did you mean 'golden retriever'"),
-        ("crane", "names the classes 134, 517"),
-        ("1000", "out of range"),
-        ("-1", "out of range"),
-    ):
-        with pytest.raises(UserError, match=message):
-            class_id(text, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_classes", "message"),
+    [
+        ("golden retreiver", 1000, "did you mean 'golden retriever'"),
+        ("crane", 1000, "names the classes 134, 517"),
+        ("1000", 1000, "out of range"),
+        ("-1", 1000, "out of range"),
+        ("tench", 10, "only ImageNet's 1000 classes have names"),
+    ],
+)
+def test_unknown_classes(text, num_classes, message):
+    with pytest.raises(UserError, match=message):
+        class_id(text, num_classes)

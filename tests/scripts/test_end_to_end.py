@@ -159,7 +159,7 @@ def test_other_settings_are_refused_not_mixed(single):
 def test_two_processes_cache_the_same_bytes(single, double):
     for name in ("codes/00000.npy", "labels.npy", "paths.txt", "SHA256SUMS"):
         assert (single.folder / "cache" / name).read_bytes() == (double.folder / "cache" / name).read_bytes()
-    one, two = (read_metadata(p.folder / "cache" / "metadata.json") for p in (single, double))
+    one, two = (read_metadata(p.folder / "cache") for p in (single, double))
     assert not one.difference(two)
 
 

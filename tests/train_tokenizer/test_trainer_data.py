@@ -23,7 +23,7 @@ def test_a_run_of_unreadable_files_ends_the_training(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     for path in (images / "train").rglob("*.*"):
         path.unlink()
-    with pytest.raises(UserError, match="48 files one after another cannot be decoded"):
+    with pytest.raises(UserError, match="48 files in a row cannot be decoded"):
         trainer.run()
 
 

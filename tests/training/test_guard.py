@@ -13,7 +13,9 @@ from utils.errors import UserError
 
 def test_a_bad_gradient_is_skipped(tmp_path):
     trainer = generator_trainer(tmp_path, "run")
-    batch = CodeBatch(torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), [])
+    batch = CodeBatch(
+        torch.zeros(2, toy.NUM_CODES).long(), None, torch.tensor([0, 1]), torch.tensor([3, 5]), torch.arange(2), []
+    )
     before = [p.clone() for p in trainer.generator.parameters()]
     hook = trainer.generator.norm.weight.register_hook(lambda grad: grad * float("nan"))
     trainer.state.step = 5

@@ -1,4 +1,4 @@
-"""Images streamed from .npz files."""
+"""Streams of image arrays."""
 
 import numpy as np
 

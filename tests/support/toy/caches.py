@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.image_folder import ImageList
-from dataset.token_cache.metadata import CacheMetadata, ShardRecord, begin_cache, finish_cache, record_shard
-from dataset.token_cache.writer import cache_writer
+from dataset.token_cache.metadata import CacheMetadata
+from dataset.token_cache.writer import CacheWriter
 from tests.support.toy.sizes import CODEBOOK_SIZE, IMAGE_SIZE, NUM_CLASSES, NUM_CODES
 
 
@@ -30,11 +30,11 @@ def write_token_cache(folder: Path, num_images: int = 24) -> Path:
         classes=images.classes,
         shard_size=10,
     )
-    begin_cache(folder, metadata)
-    writer = cache_writer("packed", folder, images)
-    for shard in range(metadata.num_shards):
-        indices = list(metadata.shard_range(shard))
+    writer = CacheWriter(folder, metadata, images)
+    writer.prepare()
+    for shard in range(writer.num_shards):
+        indices = list(writer.items(shard))
         codes = rng.integers(0, 8, (len(indices), 2, NUM_CODES)) + 8 * labels[indices][:, None, None]
-        record_shard(folder, shard, ShardRecord(writer.write(shard, indices, codes), ()))
-    finish_cache(folder, metadata, images)
+        writer.write(shard, indices, codes)
+    writer.finish()
     return folder

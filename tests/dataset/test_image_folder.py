@@ -1,0 +1,69 @@
+"""Listing and decoding image folders."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.image_folder import DECODE_ERRORS, ImageList, list_images, read_rgb, to_float, to_uint8
+from utils.errors import UserError
+
+
+def test_every_mode_decodes_to_rgb(tmp_path):
+    for mode in ("L", "CMYK", "P", "RGBA", "1", "I;16"):
+        path = tmp_path / f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.new(mode, (8, 8)).save(path)
+        assert read_rgb(path).mode == "RGB"
+    misnamed = tmp_path / "misnamed.JPEG"  # as one of ImageNet's
+    Image.new("RGB", (8, 8)).save(misnamed, format="PNG")
+    assert read_rgb(misnamed).size == (8, 8)
+
+
+def test_listing(tmp_path):
+    for name in ("b/2.png", "b/1.JPEG", "a/deep/er/3.png", "a/notes.txt"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    images = list_images(tmp_path, "train")
+    assert images.classes == ("a", "b")
+    assert images.paths == ("a/deep/er/3.png", "b/1.JPEG", "b/2.png")
+    assert images.labels.tolist() == [0, 1, 1]
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(UserError, match=r"not found: .*expected .*<class>/<image>"):
+        list_images(tmp_path / "nowhere", "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        list_images(tmp_path, "tarin")
+    with pytest.raises(UserError, match="no class folders"):
+        list_images(tmp_path, "train")
+    (tmp_path / "train" / "a").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        list_images(tmp_path, "train")
+
+
+def test_truncated_files_are_not_decoded(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for suffix in ("png", "jpg"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(pixels).save(path)
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(DECODE_ERRORS):
+            read_rgb(path)
+
+
+def test_evenly_spaced_images_keep_their_labels(tmp_path):
+    images = ImageList(tmp_path, ("a", "b"), tuple(f"{i}" for i in range(10)), np.arange(10) // 5)
+    some = images.evenly_spaced(4)
+    assert some.paths == ("0", "3", "6", "9")
+    assert some.labels.tolist() == [0, 0, 1, 1]
+    assert some.fingerprint() != images.fingerprint()
+    assert images.evenly_spaced(20).fingerprint() == images.fingerprint()
+
+
+def test_pixels_in_tensors():
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    pixels = to_uint8(image)
+    assert pixels.shape == (3, 2, 4)
+    assert pixels[1, 1, 2] == (1 * 4 + 2) * 3 + 1
+    assert to_float(pixels).max() == pytest.approx(23 / 255)

@@ -1,0 +1,160 @@
+"""Outputs made shard by shard, by any number of processes; a killed run is resumed by the same command."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from utils.atomic import write_json
+from utils.errors import UserError
+
+VISIBILITY_TIMEOUT = 60.0  # seconds for a shared file system to show the files of other machines
+MAX_VALUE_CHARACTERS = 40  # of a differing value in an error
+
+
+class ShardedOutput:
+    """Items 0 .. num_items - 1 in shards of `shard_size` items.
+
+        progress/plan.json    the identity of the output that is being made
+        progress/00000.json   one file for each finished shard (`suffix` decides its type)
+        record                JSON with at least the identity; written last
+
+    The output is complete when `record` and `result` exist. `progress` is removed then.
+    """
+
+    def __init__(
+        self,
+        record: Path,
+        progress: Path,
+        identity: dict[str, Any],
+        num_items: int,
+        shard_size: int,
+        *,
+        suffix: str = ".json",
+        result: Path | None = None,
+    ):
+        """identity: what decides the content of the output, by name. result: the output, if it is not `record`."""
+        self.record = record
+        self.progress = progress
+        self.identity = json.loads(json.dumps(identity))  # as it will be read: tuples become lists
+        self.num_items = num_items
+        self.shard_size = shard_size
+        self.num_shards = -(-num_items // shard_size)
+        self.suffix = suffix
+        self.result = result or record
+
+    @property
+    def plan(self) -> Path:
+        return self.progress / "plan.json"
+
+    def shard_file(self, shard: int) -> Path:
+        """This file is written last, so its presence marks the shard as finished."""
+        return self.progress / f"{shard:05d}{self.suffix}"
+
+    def items(self, shard: int) -> range:
+        """The items of a shard."""
+        return range(self.num_items)[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+    def prepare(self, main: bool = True) -> bool:
+        """Check the identity of what is there, or record it. Returns whether the output is complete.
+
+        Every process calls it; only the main one writes. Raises UserError with the first difference.
+        """
+        if self.record.is_file():
+            self._check_identity(self.record)
+        if self.record.is_file() and self.result.is_file():
+            if main:
+                shutil.rmtree(self.progress, ignore_errors=True)  # left by a kill just before the end
+            return True
+        if self.plan.is_file():
+            self._check_identity(self.plan)
+        if main:
+            write_json(self.plan, self.identity)
+        return False
+
+    def _check_identity(self, path: Path) -> None:
+        try:
+            earlier = json.loads(path.read_text())
+            differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove {self.record.parent}") from error
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{self.record.parent} was made otherwise: {name} is {_short(earlier.get(name))} there,"
+                f" {_short(self.identity[name])} now. Remove it or choose another folder"
+            )
+
+    def missing(self) -> list[int]:
+        return [shard for shard in range(self.num_shards) if not self.shard_file(shard).is_file()]
+
+    def claim(self, state: PartialState) -> list[int]:
+        """This process's share of the missing shards; every process calls it after `prepare`.
+
+        The main process looks for all: others might look later, when some shards are finished.
+        """
+        (missing,) = broadcast_object_list([self.missing()])
+        if len(missing) < self.num_shards:
+            state.print(f"{self.num_shards - len(missing)} of {self.num_shards} shards are there already")
+        return missing[state.process_index :: state.num_processes]
+
+    def wait_for_shards(self) -> None:
+        """Wait until this machine sees all shards: a shared file system may lag. Raises UserError."""
+        deadline = time.monotonic() + VISIBILITY_TIMEOUT
+        while missing := self.missing():
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{self.shard_file(missing[0])} is not there: do all machines share {self.record.parent}?"
+                    " Run the command again"
+                )
+            time.sleep(1)
+
+    def mark_complete(self, record: dict[str, Any]) -> None:
+        """record: the identity, and whatever else is to be known of the output."""
+        write_json(self.record, record)
+        shutil.rmtree(self.progress)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
+
+
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that says how to resume."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error}): free space and run the same command again, which keeps the"
+            " finished shards"
+        ) from error
+
+
+@contextmanager
+def background_writer() -> Iterator[Callable[..., None]]:
+    """Yield `submit(function, *arguments)`, which runs one call at a time in a thread.
+
+    It first waits for the call before, so at most two shards are in memory: one is written while the
+    next one is made. The next `submit` and the end of the block raise the errors of the thread.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        pending: Future | None = None
+
+        def submit(function: Callable[..., Any], *arguments: Any) -> None:
+            nonlocal pending
+            if pending is not None:
+                pending.result()
+            pending = thread.submit(function, *arguments)
+
+        yield submit
+        if pending is not None:
+            pending.result()

@@ -127,21 +127,21 @@ class GeneratorTrainer:
 
     def run(self) -> None:
         """Train to the last step, then export the weights and the tokenizer."""
-        train(
-            config=self.config,
-            accelerator=self.accelerator,
-            checkpointer=self.checkpointer,
-            guard=self.guard,
-            total_steps=self.total_steps,
-            batches=self.batches(),
-            train_step=self.train_step,
-            validate=self.validate,
-            export=self.export,
-            curves=CURVES,
-            after_step=self._preview_if_due,
-            finish_log=self._finish_log,
-        )
-        self.checkpointer.release()
+        with self.checkpointer.lock:
+            train(
+                config=self.config,
+                accelerator=self.accelerator,
+                checkpointer=self.checkpointer,
+                guard=self.guard,
+                total_steps=self.total_steps,
+                batches=self.batches(),
+                train_step=self.train_step,
+                validate=self.validate,
+                export=self.export,
+                curves=CURVES,
+                after_step=self._preview_if_due,
+                finish_log=self._finish_log,
+            )
 
     def _check_agreement(self) -> None:
         tokenizer = Path(self.config.experiment.tokenizer_checkpoint)

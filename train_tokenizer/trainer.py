@@ -119,23 +119,23 @@ class TokenizerTrainer:
 
     def run(self) -> None:
         """Train to the last step, then export the weights."""
-        train(
-            config=self.config,
-            accelerator=self.accelerator,
-            checkpointer=self.checkpointer,
-            guard=self.guard,
-            total_steps=self.total_steps,
-            batches=self.batches(),
-            train_step=self.train_step,
-            validate=self.validate,
-            export=self.export,
-            curves=CURVES,
-            on_start=self._announce_phase,
-            after_step=self._announce_phase_if_new,
-            finish_log=self._finish_log,
-            is_milestone=lambda step: step in self.schedule.ends() or self.checkpointer.is_milestone(step),
-        )
-        self.checkpointer.release()
+        with self.checkpointer.lock:
+            train(
+                config=self.config,
+                accelerator=self.accelerator,
+                checkpointer=self.checkpointer,
+                guard=self.guard,
+                total_steps=self.total_steps,
+                batches=self.batches(),
+                train_step=self.train_step,
+                validate=self.validate,
+                export=self.export,
+                curves=CURVES,
+                on_start=self._announce_phase,
+                after_step=self._announce_phase_if_new,
+                finish_log=self._finish_log,
+                is_milestone=lambda step: step in self.schedule.ends() or self.checkpointer.is_milestone(step),
+            )
 
     def _build_evaluation(self, val_images: Any) -> TokenizerEvaluation:
         """LPIPS and rFID are enabled only if their weights are found locally; nothing is downloaded for them."""

@@ -54,7 +54,7 @@ class Checkpointer:
         self.accelerator = accelerator
         self.sharded = sharded
         self.output_dir = Path(settings.output_dir)
-        self._lock = ExitStack()
+        self.lock = ExitStack()  # of the output folder, from before a resume to the end of the run
         self._saved: dict[str, Any] = {}  # what the checkpoint said, until the optimizers are loaded
 
     # -- resume -----------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Checkpointer:
         moving average later. Raises UserError if the codes were made by another tokenizer before.
         """
         if self.accelerator.is_main_process:  # before reading: another run may be writing
-            self._lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
+            self.lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
         self.accelerator.wait_for_everyone()
         folder = find_resume(self.settings.resume, self.output_dir)
         if folder is None:
@@ -170,7 +170,3 @@ class Checkpointer:
                 f"the weights could not be written to {self.output_dir} ({first_line(error)}); the checkpoint is"
                 " complete: free space, and run again with experiment.resume=auto"
             ) from error
-
-    def release(self) -> None:
-        """Release the lock of the output folder."""
-        self._lock.close()

@@ -26,7 +26,7 @@ def test_another_tokenizers_cache_is_refused_and_another_size_reported(tmp_path,
     metadata = tmp_path / "cache" / "metadata.json"
     original = metadata.read_text()
     pretend_another_tokenizer(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"codes so far were of another tokenizer.*SHA-256 none and other"):
+    with pytest.raises(UserError, match=r"was trained on codes of another tokenizer.*SHA-256 none and other"):
         generator_trainer(tmp_path, "run", RESUME)
     metadata.write_text(original)
     generator_trainer(tmp_path, "run", RESUME, "experiment.max_train_examples=20")
@@ -49,7 +49,7 @@ def test_a_failing_preview_costs_no_training(tmp_path, capfd, monkeypatch):
     def decode(codes: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer.tokenizer, "decode", decode)
+    monkeypatch.setattr(trainer.previews.tokenizer, "decode", decode)
     trainer.run()
     assert exported_step(trainer.output_dir) == 8
     assert "no preview at step 4 (CUDA out of memory)" in capfd.readouterr().err

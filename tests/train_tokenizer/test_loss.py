@@ -12,7 +12,7 @@ def test_losses_of_no_phase_are_not_built(tmp_path, images, capfd):
     logits = "{name: logits, steps: 1, learning_rate: 1e-3, perceptual_weight: 1.0}"
     networks = ("losses.random_weights=true", "losses.perceptual_model=test_convnext")
     trainer = tokenizer_trainer(tmp_path, "perceptual", 1, *networks, f"phases=[{lpips}, {logits}]")
-    assert "for tests only" in capfd.readouterr().out
+    assert "only for tests" in capfd.readouterr().out
     loader = iter(trainer.batches())
     logged = [trainer.train_step(next(loader)) for _ in range(2)]
     assert "lpips" in logged[0]

@@ -2,7 +2,10 @@
 
 import pytest
 
+from tests.support.paths import ROOT
+from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.phases import Phase, PhaseSchedule
+from utils.config import load_config
 from utils.errors import UserError
 
 
@@ -21,8 +24,15 @@ def test_phases_follow_each_other_and_warm_up_once():
     assert rates == sorted(rates, reverse=True)
 
 
-def test_bad_phases_are_refused():
+def test_bad_phases_are_refused(monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match="no phases"):
         PhaseSchedule([], 0)
-    with pytest.raises(UserError, match="shape 'cosin'"):
-        PhaseSchedule([Phase("a", 1, 1e-3, None, "cosin")], 0)
+    for phase, message in (
+        ("{name: a, steps: 1, learning_rate: 1, shape: cosin}", "phases.0.shape is 'cosin'; did you mean 'cosine'"),
+        ("{name: a, steps: 0, learning_rate: 1}", "phases.0.steps is 0; it must be at least 1"),
+        ("{name: a, steps: 1}", r"no value for phases\[0\].learning_rate|learning_rate"),
+    ):
+        arguments = ["config=configs/fashion_mnist/tokenizer_stage1.yaml", f"phases=[{phase}]"]
+        with pytest.raises(UserError, match=message):
+            load_config(TokenizerConfig, "", arguments)

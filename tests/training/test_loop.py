@@ -58,7 +58,7 @@ def test_a_full_disk_at_the_end_is_reported(tmp_path, monkeypatch):
             GeneratorTrainer.export(trainer)
 
     monkeypatch.setattr(trainer, "export", export_without_space)
-    with pytest.raises(UserError, match=r"weights could not be written.*the checkpoint is there: free space"):
+    with pytest.raises(UserError, match=r"weights could not be written.*the checkpoint is complete: free space"):
         trainer.run()
     assert not list(trainer.output_dir.glob("*.part"))
     generator_trainer(tmp_path, "run", RESUME).run()
@@ -88,13 +88,13 @@ def test_a_used_folder_is_not_overwritten(tmp_path):
 def test_a_full_disk_costs_no_training(tmp_path, images, capfd, monkeypatch):
     """Files may grow to 100 kB, less than a checkpoint: a warning during the training, an error at its end."""
     trainer = tokenizer_trainer(tmp_path, "run", 1, "experiment.save_every=2")
-    save = trainer.save
+    save = trainer.checkpointer.save
 
-    def save_without_space(milestone: bool) -> None:
+    def save_without_space(**options: bool) -> bool:
         with small_files(100_000):
-            save(milestone)
+            return save(**options)
 
-    monkeypatch.setattr(trainer, "save", save_without_space)
+    monkeypatch.setattr(trainer.checkpointer, "save", save_without_space)
     with pytest.raises(UserError, match=r"checkpoint of step 10 could not be written.*there is none yet"):
         trainer.run()
     assert trainer.state.step == 10

@@ -36,7 +36,7 @@ def test_logged_rates(tmp_path):
     trainer = generator_trainer(tmp_path, "run")
     trainer.run()
     rows = [r for r in read_log(trainer.output_dir) if "loss" in r]
-    assert [r["epoch"] for r in rows] == [8 * r["step"] / len(trainer.dataset) for r in rows]  # no means
+    assert [r["epoch"] for r in rows] == [8 * r["step"] / len(trainer.data.training) for r in rows]  # no means
     row = rows[0]
     assert row["tokens_per_second"] == pytest.approx(toy.NUM_CODES * row["images_per_second"])
     assert 0 < row["mfu"] < 1

@@ -42,12 +42,6 @@ def test_sample_shards_survive_and_stream(tmp_path, monkeypatch):
     assert [len(b) for b in streamed] == [3, 3, 3, 1] and (np.concatenate(streamed) == images).all()
 
 
-def test_compressed_npz_streams(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (7, 4, 6, 3), dtype=np.uint8)
-    np.savez_compressed(tmp_path / "x.npz", arr_0=images)
-    assert (np.concatenate(list(NpzImages(tmp_path / "x.npz").batches(2))) == images).all()
-
-
 def idx_files() -> dict[str, bytes]:
     """Small files in Fashion-MNIST's format; digests are checked elsewhere."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.code_influence import code_reach
 from modeling.alitok.tokenizer import AliTokConfig
 from modeling.build import build_tokenizer
 from modeling.interfaces import Generator, Tokenizer
@@ -127,13 +126,3 @@ def test_sizes_that_do_not_fit_are_refused():
 def test_interfaces_are_met():
     assert isinstance(toy.tokenizer(), Tokenizer)
     assert isinstance(toy.generator(), Generator)
-
-
-def test_code_reach_knows_the_decoders_direction():
-    """Of a causal decoder no code acts on earlier patches; of a bidirectional one many do."""
-    codes = torch.randint(0, toy.CODEBOOK_SIZE, (4, toy.NUM_CODES), generator=torch.Generator().manual_seed(0))
-    causal, bidirectional = (code_reach(toy.tokenizer(stage, init_std=0.3), codes) for stage in (1, 2))
-    for shares in (causal, bidirectional):
-        assert sum(shares.values()) == pytest.approx(1)
-    assert causal["earlier"] == 0 and min(causal["own"], causal["later"]) > 0.05
-    assert min(bidirectional.values()) > 0.05

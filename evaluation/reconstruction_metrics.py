@@ -1,8 +1,11 @@
-"""Metrics of a tokenizer, added up batch by batch and over all processes."""
+"""Metrics of a tokenizer. Each has two methods:
+
+add(batch): add a batch of this process.
+compute(): values by key over all processes, which must all call it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from accelerate.utils import reduce
@@ -20,14 +23,6 @@ class ReconstructedBatch:
     images: Tensor  # the same in [0, 1], float32
     codes: Tensor  # (B, T) int64
     reconstruction: Tensor  # (B, 3, H, W) in [0, 1]
-
-
-class ReconstructionMetric(Protocol):
-    def add(self, batch: ReconstructedBatch) -> None:
-        """Add a batch of this process."""
-
-    def compute(self) -> dict[str, float]:
-        """Values over all processes, which must all call this."""
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from utils.weights import export_weights
 
 
 def test_metrics_are_those_of_the_whole_set(tmp_path):
-    """Whatever the batches, of which the last one is smaller."""
+    """With a last batch that is smaller."""
     images = list_images(toy.write_images(tmp_path / "images", per_class=3), "val")
     tokenizer = toy.tokenizer(init_std=0.1)
     evaluation = TokenizerEvaluation(images, toy.IMAGE_SIZE, batch_size=5, num_workers=0)

@@ -1,4 +1,4 @@
-"""Where in the image a code acts: on its own patch, on earlier ones, on later ones.
+"""Share of the pixel change caused by one code on its own, earlier and later patches.
 
 python -m evaluation.code_influence --data_path data/fashion_mnist --tokenizer output/quickstart/tokenizer_stage1
 """
@@ -8,33 +8,34 @@ from pathlib import Path
 
 import torch
 from einops import reduce
+from torch import Tensor
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images, to_float
-from modeling.alitok.tokenizer import AliTok
-from modeling.build import load_tokenizer
-from modeling.configs import read_tokenizer_config
+from modeling.build import load_tokenizer_from_run
+from modeling.interfaces import Tokenizer
 from utils.arguments import at_least
-from utils.errors import entry_point
+from utils.errors import UserError, entry_point
 from utils.process import init_process
 
 
 @torch.no_grad()
-def code_reach(tokenizer: AliTok, codes: torch.Tensor) -> dict[str, float]:
-    """Shares of the squared change of pixels when single image codes are exchanged for another image's.
+def code_influence(tokenizer: Tokenizer, codes: Tensor) -> dict[str, float]:
+    """Replace one image code at a time by another image's; where do the pixels change?
 
-    codes: (B, T), B >= 2. `own` is the patch at the code's place in the raster, `earlier` those before
-    it, `later` those after it. A causal decoder has `earlier` 0.
+    tokenizer: with codes on a grid. codes: (B, T), B >= 2.
+    Returns shares of the squared change: `own` on the patch at the code's place in the grid, `earlier` on the
+    patches before it, `later` on those after it. A causal decoder has `earlier` = 0.
     """
-    whole, others = tokenizer.decode(codes), codes.roll(1, 0)
+    (rows, columns), num_prefix = tokenizer.layout.grid, tokenizer.layout.num_prefix
+    original, others = tokenizer.decode(codes), codes.roll(1, 0)
     sums = torch.zeros(3, dtype=torch.float64)
-    p = tokenizer.patch_size
-    for place in range(tokenizer.grid_size**2):
+    for place in range(rows * columns):
         changed = codes.clone()
-        changed[:, tokenizer.num_prefix_tokens + place] = others[:, tokenizer.num_prefix_tokens + place]
-        difference = (tokenizer.decode(changed) - whole).square()
-        patches = reduce(difference, "b c (h p1) (w p2) -> (h w)", "sum", p1=p, p2=p).double().cpu()
+        changed[:, num_prefix + place] = others[:, num_prefix + place]
+        difference = (tokenizer.decode(changed) - original).square()
+        patches = reduce(difference, "b c (h p1) (w p2) -> (h w)", "sum", h=rows, w=columns).double().cpu()
         sums += torch.stack([patches[place], patches[:place].sum(), patches[place + 1 :].sum()])
     return dict(zip(("own", "earlier", "later"), (sums / sums.sum()).tolist(), strict=True))
 
@@ -47,15 +48,17 @@ def main() -> None:
     parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
     parser.add_argument("--split", default="val", help="sub-folder of --data_path")
     parser.add_argument("--tokenizer", type=Path, nargs="+", required=True, help="output folders of trainings")
-    parser.add_argument("--images", type=at_least(1), default=64, help="spread evenly over the classes")
+    parser.add_argument("--images", type=at_least(2), default=64, help="number of images, evenly spaced over classes")
     args = parser.parse_args()
     device = init_process().device
     images = list_images(args.data_path, args.split)
     for folder in args.tokenizer:
-        tokenizer = load_tokenizer(read_tokenizer_config(folder / "config.yaml"), folder / "model.safetensors", device)
+        tokenizer = load_tokenizer_from_run(folder, device)
+        if tokenizer.layout.grid is None:
+            raise UserError(f"{folder}: the codes of this tokenizer have no place in the image")
         crops = CenterCrops(images, tokenizer.image_size)
         batch = torch.stack([crops[i] for i in evenly_spaced(len(images), args.images)])
-        shares = code_reach(tokenizer, tokenizer.encode(to_float(batch.to(device))))
+        shares = code_influence(tokenizer, tokenizer.encode(to_float(batch.to(device))))
         print(f"{folder}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
 
 

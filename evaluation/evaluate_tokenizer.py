@@ -4,14 +4,12 @@ torchrun --nproc_per_node=8 -m evaluation.evaluate_tokenizer --data_path data/im
 """
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -20,19 +18,19 @@ from tqdm import tqdm
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
 from dataset.image_folder import ImageList, list_images, to_float
-from evaluation.adm_metrics import RunningStatistics, Statistics, frechet_distance
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
+from evaluation.fid import Statistics
 from evaluation.reconstruction import psnr, ssim
+from evaluation.reconstruction_metrics import CodeFrequencies, ImageMeans, ReconstructedBatch, ReconstructionFID
 from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
-from modeling.layers.codebook_usage import CodebookUsage
 from utils.arguments import at_least
-from utils.atomic import write_atomically
+from utils.atomic import write_json
 from utils.errors import UserError, entry_point
-from utils.images import grid, preview_scale, save_png, to_bytes
+from utils.images import grid, preview_scale, save_png
 from utils.pretrained import get_weights
 from utils.process import ignore_stop_signals, init_process
 
@@ -40,15 +38,11 @@ NUM_PREVIEWS = 16
 METRICS = ("psnr", "ssim", "lpips", "rfid")
 
 
-def _sum(values: Tensor) -> Tensor:
-    return reduce(values, reduction="sum")
-
-
 class TokenizerEvaluation:
-    """Metrics of tokenizers on one set of centre crops, those that training's random crops vary.
+    """Metrics of tokenizers on a fixed set of centre crops (same resize as the training crops).
 
-    Every process takes its share of the images; the numbers are those of all of them. rFID compares
-    reconstructions with the same crops, whose statistics are computed once.
+    Every process evaluates its share of the images; the metrics are over all of them. rFID computes the
+    statistics of the originals once and keeps them for the next call.
     """
 
     def __init__(
@@ -74,18 +68,8 @@ class TokenizerEvaluation:
         self.autocast = autocast
         self._originals: Statistics | None = None
 
-    @torch.no_grad()
-    def metrics(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity, and lpips and rfid if asked for.
-
-        `images` is how many could be decoded and took part; UserError if none could.
-        """
-        device = self.state.device
-        usage = CodebookUsage(tokenizer.layout.codebook_size, device)
-        names = ("psnr", "ssim") if self.lpips is None else ("psnr", "ssim", "lpips")
-        sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-        if self.inception is not None:
-            originals, reconstructions = (RunningStatistics(self.inception.num_features, device) for _ in range(2))
+    def _batches(self) -> Iterator[Tensor]:
+        """This process's crops, (B, 3, S, S) uint8 on its device; undecodable files are left out."""
         loader = DataLoader(
             Subset(self.crops, self.mine),
             self.batch_size,
@@ -93,47 +77,50 @@ class TokenizerEvaluation:
             collate_fn=stack_decoded,
             worker_init_fn=ignore_stop_signals,
         )
-        count = torch.zeros((), dtype=torch.float64, device=device)
         hidden = not self.state.is_main_process
         for batch in tqdm(loader, "validating", leave=False, disable=hidden, mininterval=1.0):
-            if batch is None:
-                continue
-            count += len(batch)
-            batch = batch.to(device)
-            images = to_float(batch)
-            with self.autocast():
-                codes = tokenizer.encode(images)
-                reconstruction = tokenizer.decode(codes)
-            usage.add(codes)
-            values = [psnr(images, reconstruction), ssim(images, reconstruction)]
-            if self.lpips is not None:
-                values.append(self.lpips(images, reconstruction))
-            sums += torch.stack(values).double().sum(1)
-            if self.inception is not None:
-                if self._originals is None:
-                    originals.add(self.inception(batch.movedim(1, -1)).pool)
-                reconstructions.add(self.inception(to_bytes(reconstruction, rounded=True)).pool)
-        images = int(_sum(count))
-        if not images:
+            if batch is not None:
+                yield batch.to(self.state.device)
+
+    def _reconstruct(self, tokenizer: Tokenizer, pixels: Tensor) -> ReconstructedBatch:
+        images = to_float(pixels)
+        with self.autocast():
+            codes = tokenizer.encode(images)
+            return ReconstructedBatch(pixels, images, codes, tokenizer.decode(codes))
+
+    @torch.no_grad()
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, float]:
+        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity; lpips and rfid if their networks are given.
+
+        `images` is the number of decoded images; UserError if none can be decoded.
+        """
+        device = self.state.device
+        functions = {"psnr": psnr, "ssim": ssim} | ({"lpips": self.lpips} if self.lpips else {})
+        means, frequencies = ImageMeans(functions, device), CodeFrequencies(tokenizer.layout.codebook_size, device)
+        rfid = ReconstructionFID(self.inception, device, self._originals) if self.inception else None
+        metrics = [means, frequencies, *([rfid] if rfid else [])]
+        for pixels in self._batches():
+            batch = self._reconstruct(tokenizer, pixels)
+            for metric in metrics:
+                metric.add(batch)
+        values = means.compute()
+        if not values["images"]:
             raise UserError(f"none of the {len(self.crops)} images of {self.crops.images.root} can be decoded")
-        metrics = {"images": images, **dict(zip(names, (_sum(sums) / images).tolist(), strict=True))}
-        usage.counts = _sum(usage.counts)
-        metrics |= {"codebook_usage": usage.usage(), "codebook_perplexity": usage.perplexity()}
-        if self.inception is not None:
-            self._originals = self._originals or originals.reduced(_sum).statistics()
-            metrics["rfid"] = frechet_distance(self._originals, reconstructions.reduced(_sum).statistics())
-        return metrics
+        for metric in metrics[1:]:
+            values |= metric.compute()
+        if rfid:
+            self._originals = rfid.originals
+        return values
 
     @torch.no_grad()
     def preview(self, tokenizer: Tokenizer) -> Image.Image:
-        """Originals above their reconstructions; call `metrics` first, which knows that there are any."""
-        shown = stack_decoded([self.crops[i] for i in evenly_spaced(len(self.crops), NUM_PREVIEWS)])
-        if shown is None:  # these are all damaged
-            shown = next(crop for crop in self.crops if crop is not None)[None]
-        shown = to_float(shown.to(self.state.device))
-        with self.autocast():
-            drawn = tokenizer.decode(tokenizer.encode(shown))
-        return grid(torch.cat([shown, drawn]), columns=len(shown), scale=preview_scale(tokenizer.image_size))
+        """Originals above their reconstructions. Call after `metrics`, which raises if no image can be decoded."""
+        pixels = stack_decoded([self.crops[i] for i in evenly_spaced(len(self.crops), NUM_PREVIEWS)])
+        if pixels is None:  # none of these can be decoded: take the first one that can
+            pixels = next(crop for crop in self.crops if crop is not None)[None]
+        batch = self._reconstruct(tokenizer, pixels.to(self.state.device))
+        rows = torch.cat([batch.images, batch.reconstruction])
+        return grid(rows, columns=len(pixels), scale=preview_scale(tokenizer.image_size))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -146,14 +133,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer_checkpoint", default="weights/AliTok.pth", help="tokenizer weights")
     parser.add_argument("--batch_size", type=at_least(1), default=32)
     parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
-    parser.add_argument("--max_images", type=at_least(1), help="evaluate so many, spread evenly; default: all")
+    parser.add_argument("--max_images", type=at_least(1), help="at most this many, evenly spaced; default: all")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
     parser.add_argument("--inception", help="Inception weights for rFID; default: as the evaluator finds them")
-    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py) for Inception")
+    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py), not Inception")
     parser.add_argument("--lpips_checkpoint", help="VGG16 weights for LPIPS; default: torch's hub cache, or a download")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--grid", type=Path, help="write originals and reconstructions to this PNG file")
     return parser.parse_args()
 
@@ -161,17 +148,18 @@ def parse_arguments() -> argparse.Namespace:
 @entry_point
 def main() -> None:
     args = parse_arguments()
+    chosen = args.metrics.split(",")
+    if not set(chosen) <= {*METRICS}:
+        raise UserError(f"--metrics {args.metrics}: choose from {','.join(METRICS)}")
     state = init_process(args.device)
     images = list_images(args.data_path, args.split)
     tokenizer = load_tokenizer(read_tokenizer_config(args.tokenizer_config), args.tokenizer_checkpoint, state.device)
-    wanted = set(args.metrics.split(","))
-    if not wanted <= {*METRICS}:
-        raise UserError(f"--metrics {args.metrics}: choose of {','.join(METRICS)}")
     lpips = inception = None
-    with state.local_main_process_first():
-        if "lpips" in wanted:
-            lpips = LPIPS(get_weights("VGG16", VGG16.url, "--lpips_checkpoint", args.lpips_checkpoint)).to(state.device)
-    if "rfid" in wanted:
+    if "lpips" in chosen:
+        with state.local_main_process_first():  # one download per machine
+            weights = get_weights("VGG16", VGG16.url, "--lpips_checkpoint", args.lpips_checkpoint)
+        lpips = LPIPS(weights).to(state.device)
+    if "rfid" in chosen:
         inception = load_extractor(args.inception, args.classifier, state.device)
     evaluation = TokenizerEvaluation(
         images,
@@ -188,7 +176,7 @@ def main() -> None:
         for name, value in metrics.items():
             print(f"{name}: {value}")
         if args.json:
-            write_atomically(args.json, lambda f: f.write(json.dumps(metrics, indent=2).encode()))
+            write_json(args.json, metrics)
         if args.grid:
             save_png(evaluation.preview(tokenizer), args.grid)
 

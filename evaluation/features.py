@@ -1,9 +1,4 @@
-"""Feature extractors: what the metrics see of an image.
-
-An extractor maps uint8 images to `Features`. ADM's is Inception; for small data sets without
-Inception weights a classifier trained on the data itself stands in (its numbers compare only to
-numbers made with the same classifier).
-"""
+"""Features of images, which all metrics of samples are computed from."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,31 +17,36 @@ KINDS = ("pool", "spatial", "logits")
 
 @dataclass
 class Features:
-    """Of n images: pool (n, d) for FID, precision and recall; spatial (n, s) for sFID; logits (n, c)."""
+    """Features of n images: pool (n, d), spatial (n, s) for sFID, logits (n, classes)."""
 
     pool: Tensor
     spatial: Tensor
     logits: Tensor
 
+    def to(self, device: torch.device) -> "Features":
+        return Features(*(getattr(self, kind).to(device) for kind in KINDS))
+
     @staticmethod
     def concatenate(parts: list["Features"]) -> "Features":
-        return Features(*(torch.cat([getattr(p, k) for p in parts]) for k in KINDS))
+        return Features(*(torch.cat([getattr(p, kind) for p in parts]) for kind in KINDS))
 
 
 class Extractor(Protocol):
+    """Numbers of different extractors do not compare."""
+
     name: str
-    num_features: int  # of the pool features
-    num_classes: int | None  # where the logits are of the classes of the data; None where they are of others
+    num_features: int  # width of the pool features
+    num_classes: int | None  # number of data-set classes; None if the logits are for other classes (Inception)
 
     def __call__(self, images: Tensor) -> Features:
         """images: (B, H, W, 3) uint8 -> Features on the CPU."""
 
 
-def extract(extractor: Extractor, images: NpzImages, batch_size: int, description: str) -> Features | None:
+def extract_features(extractor: Extractor, images: NpzImages, batch_size: int, description: str) -> Features | None:
     """Features of all images in their order, with a progress bar.
 
-    Several processes take every n-th batch each; the main one gets all features, the others None.
-    Raises UserError for features that are not finite, of which no metric makes anything.
+    Rank r of n takes batches r, r + n, ...; the main process gets all features, the others None.
+    Raises UserError if any feature is NaN or infinite.
     """
     state = PartialState()
     mine: dict[int, Features] = {}
@@ -67,7 +67,7 @@ def extract(extractor: Extractor, images: NpzImages, batch_size: int, descriptio
     finite = torch.stack([getattr(features, kind).isfinite().all(1) for kind in KINDS]).all(0)
     if not finite.all():
         raise UserError(
-            f"{images.path}: features of {int((~finite).sum())} images, the first of them number"
-            f" {int(finite.int().argmin())}, are not finite numbers; are the weights of {extractor.name} damaged?"
+            f"{images.path}: the features of {int((~finite).sum())} images are NaN or infinite, first those of image"
+            f" {int(finite.int().argmin())}. Are the weights of {extractor.name} damaged?"
         )
     return features

@@ -1,4 +1,4 @@
-"""Kernel Inception Distance (Binkowski et al., arXiv:1801.01401)."""
+"""Kernel Inception Distance (Binkowski et al. 2018, arXiv:1801.01401)."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
-SEED = 2020
+SUBSET_SEED = 2020
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -30,14 +30,15 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation of `squared_mmd` over random subsets of pool features (n, d).
 
-    The subsets are the same in every call. With fewer images than `subset_size`, all are taken.
+    Every call draws the same subsets. A set smaller than `subset_size` is used whole.
     """
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SUBSET_SEED)
     r, s = (torch.as_tensor(x).double() for x in (reference, samples))
     size = min(subset_size, len(r), len(s))
-    values = [
-        squared_mmd(*(x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)] for x in (r, s)))
-        for _ in range(num_subsets)
-    ]
-    values = torch.stack(values)
+    values = torch.stack(
+        [
+            squared_mmd(*(x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)] for x in (r, s)))
+            for _ in range(num_subsets)
+        ]
+    )
     return float(values.mean()), float(values.std())

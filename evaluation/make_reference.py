@@ -1,4 +1,4 @@
-"""Write a reference .npz for the evaluator: images as `arr_0` and, with a network, its statistics.
+"""Write a reference .npz for the evaluator: images as `arr_0` and, with a network, their statistics.
 
 python -m evaluation.make_reference --data_path data/fashion_mnist --split val --img_size 32 --output reference.npz
 python -m evaluation.make_reference --npz images.npz --inception classify_image_graph_def.pb --output reference.npz
@@ -17,20 +17,20 @@ from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import list_images
-from evaluation.adm_metrics import RunningStatistics
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
+from evaluation.fid import STORED_ARRAYS, RunningStatistics
 from utils.arguments import at_least
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
-from utils.npz import NpzImages, read_small
+from utils.npz import NpzImages, read_arrays
 from utils.process import init_process
 
 BATCH_SIZE = 64
 
 
 def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray]:
-    """Batches (n, S, S, 3) uint8 of centre crops, how many images, and their classes."""
+    """Batches (n, S, S, 3) uint8 of centre crops, number of images, classes (N,)."""
     images = list_images(args.data_path, args.split)
     chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
@@ -39,31 +39,31 @@ def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, 
 
 
 def npz_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray | None]:
-    """The images of another .npz as they are."""
+    """Batches, number and classes of the images in another .npz."""
     images = NpzImages(args.npz)
-    return images.batches(BATCH_SIZE), len(images), read_small(args.npz, ("arr_1",)).get("arr_1")
+    return images.batches(BATCH_SIZE), len(images), read_arrays(args.npz, ("arr_1",)).get("arr_1")
 
 
 def collect(
     batches: Iterator[np.ndarray], total: int, extractor: Extractor | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All images, and `mu, sigma, mu_s, sigma_s` where a network is given."""
-    kept: list[np.ndarray] = []
-    sums: tuple[RunningStatistics, ...] = ()
+    """All images, and `mu, sigma, mu_s, sigma_s` if an extractor is given."""
+    images: list[np.ndarray] = []
+    running: dict[str, RunningStatistics] = {}
     with tqdm(total=total, unit="image", desc="reference images", mininterval=1.0) as bar:
         for batch in batches:
-            kept.append(batch)
+            images.append(batch)
             if extractor is not None:
                 features = extractor(torch.from_numpy(batch))
-                sums = sums or tuple(RunningStatistics(x.shape[1]) for x in (features.pool, features.spatial))
-                sums[0].add(features.pool)
-                sums[1].add(features.spatial)
+                for kind in STORED_ARRAYS:
+                    values = getattr(features, kind)
+                    running.setdefault(kind, RunningStatistics(values.shape[1])).add(values)
             bar.update(len(batch))
-    found = {}
-    for ending, running in zip(("", "_s"), sums, strict=False):
-        statistics = running.statistics()
-        found |= {f"mu{ending}": statistics.mu.numpy(), f"sigma{ending}": statistics.sigma.numpy()}
-    return np.concatenate(kept), found
+    arrays = {}
+    for kind, sums in running.items():
+        statistics = sums.statistics()
+        arrays |= dict(zip(STORED_ARRAYS[kind], (statistics.mu.numpy(), statistics.sigma.numpy()), strict=True))
+    return np.concatenate(images), arrays
 
 
 @entry_point
@@ -75,24 +75,23 @@ def main() -> None:
     source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
     add("--split", default="val", help="sub-folder of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
-    add("--max_images", type=at_least(1), help="of --data_path, spread evenly; default: all")
+    add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")
     add("--output", type=Path, required=True, help=".npz file to write")
-    add("--inception", help="store the statistics of these Inception weights (.pth or .pb), too")
-    add("--classifier", help="store those of this classifier (evaluation/train_classifier.py)")
+    add("--inception", help="also store the statistics under these Inception weights (.pth or .pb)")
+    add("--classifier", help="also store the statistics under this classifier (evaluation/train_classifier.py)")
     add("--num_workers", type=at_least(0), default=0, help="decoding processes (default: 0)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     args = parser.parse_args()
-    device, extractor = init_process(args.device).device, None
     if args.inception and args.classifier:
-        raise UserError("--inception and --classifier: the statistics of one network only fit into a file")
+        raise UserError("give --inception or --classifier: a file holds the statistics of one network only")
+    device, extractor = init_process(args.device).device, None
+    batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
     if args.inception or args.classifier:
         extractor = load_extractor(args.inception, args.classifier, device)
-    batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
-    images, found = collect(batches, total, extractor)
-    arrays = {"arr_0": images, **({} if labels is None else {"arr_1": labels}), **found}
-    write_atomically(args.output, lambda f: np.savez(f, **arrays))
-    made = f" and statistics of {extractor.name}" if extractor else ""
-    print(f"wrote {args.output}: {len(images)} images{made}")
+    images, statistics = collect(batches, total, extractor)
+    arrays = {"arr_0": images, **({} if labels is None else {"arr_1": labels}), **statistics}
+    write_atomically(args.output, lambda file: np.savez(file, **arrays))
+    print(f"wrote {args.output}: {len(images)} images" + (f", statistics of {extractor.name}" if extractor else ""))
 
 
 if __name__ == "__main__":

@@ -24,25 +24,23 @@ LEARNING_RATE = 2e-3
 
 
 def load_all(images: ImageList, size: int, num_workers: int) -> tuple[Tensor, Tensor]:
-    """All centre crops in memory: (n, 3, S, S) uint8 and labels (n,). For small data sets."""
+    """All centre crops (n, 3, S, S) uint8 and labels (n,), in memory."""
     loader = DataLoader(CenterCrops(images, size), 512, num_workers=num_workers)
-    crops = [batch for batch in tqdm(loader, desc=f"reading {images.root.name}", mininterval=1.0)]
-    return torch.cat(crops), torch.from_numpy(images.labels)
+    crops = torch.cat(list(tqdm(loader, desc=f"reading {images.root.name}", mininterval=1.0)))
+    return crops, torch.from_numpy(images.labels)
 
 
 @torch.no_grad()
 def accuracy(network: Classifier, crops: Tensor, labels: Tensor, device: torch.device) -> float:
     network.eval()
-    hits = 0
-    for x, y in zip(crops.split(512), labels.split(512), strict=True):
-        hits += int((network(to_float(x.to(device))).argmax(1).cpu() == y).sum())
-    return hits / len(labels)
+    predicted = torch.cat([network(to_float(x.to(device))).argmax(1).cpu() for x in crops.split(512)])
+    return float((predicted == labels).double().mean())
 
 
 def train(
     crops: Tensor, labels: Tensor, num_classes: int, epochs: float, batch_size: int, device: torch.device, seed: int
 ) -> Classifier:
-    """Train on uint8 crops (n, 3, S, S); mirrored at random, as AR training's views are."""
+    """Train on uint8 crops (n, 3, S, S), mirrored at random like the views of generator training."""
     torch.manual_seed(seed)
     network = Classifier(num_classes).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
@@ -71,11 +69,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
     parser.add_argument("--batch_size", type=at_least(1), default=128)
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data order")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
     parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():
-        print(f"{args.output} is there already")
+        print(f"{args.output} exists already: nothing to do")
         return
     device = init_process().device
     training, held_out = (list_images(args.data_path, split) for split in ("train", "val"))
@@ -85,7 +83,7 @@ def main() -> None:
     network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device, args.seed)
     score = accuracy(network, *load_all(held_out, args.img_size, args.num_workers), device)
     save_classifier(args.output, network, args.img_size, score)
-    print(f"wrote {args.output}: {100 * score:.1f} % of {len(held_out)} validation images classified right")
+    print(f"wrote {args.output}: accuracy {100 * score:.1f} % on {len(held_out)} validation images")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataset.image_dataset import ImageBatch, TrainingImages
 from dataset.image_folder import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
-from evaluation.inception import InceptionExtractor, inception_weights
+from evaluation.extractors import InceptionExtractor, inception_weights
 from modeling.build import build_tokenizer
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import TrainableTokenizer

@@ -34,9 +34,3 @@ def can_pack(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def multiplies_int8() -> bool:
-    """Whether products of 8-bit integers are exact here and faster than those of floating-point numbers."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return torch.backends.mkldnn.is_available() and supported is not None and supported()

@@ -1,4 +1,4 @@
-"""Weights of published networks: found on disk, or downloaded once and checked."""
+"""Weights of published networks: found on disk, or downloaded once and verified."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ from utils.errors import UserError, first_line
 
 
 def hub_path(url: str) -> Path:
-    """Where torch.hub keeps the file of `url`."""
+    """Where torch.hub caches the file of `url`."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def local_folder(source: str | Path) -> Path:
-    """A folder as it is, or the copy of a hub repository ("name/repository"), downloaded if need be.
+    """`source` if it is a folder, else the local copy of the hub repository "name/repository", downloaded if missing.
 
     Raises UserError if it is neither.
     """
@@ -27,41 +27,42 @@ def local_folder(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = first_line(error)
-        raise UserError(f"{source} is no folder here, and as a hub id it cannot be had: {first}") from error
+        raise UserError(f"{source} is no folder, and no hub repository by this id: {first_line(error)}") from error
 
 
-def find_weights(what: str, url: str, key: str, given: str | None = None, places: tuple[str, ...] = ()) -> Path | None:
-    """`given`, else the file in one of the folders `places`, else in torch's hub cache, else None.
+def find_weights(
+    network: str, url: str, option: str, path: str | None = None, folders: tuple[str, ...] = ()
+) -> Path | None:
+    """`path` if given, else the file of `url` in `folders`, else in torch's hub cache, else None.
 
-    Raises UserError if `given`, the value of the option `key`, is not there.
+    network and option: named in the error if `path` (the value of `option`) does not exist. Raises UserError.
     """
-    if given:
-        if not Path(given).is_file():
-            raise UserError(f"{key}: {given} is not there ({what})")
-        return Path(given)
+    if path:
+        if not Path(path).is_file():
+            raise UserError(f"{option}: file not found: {path} (weights of {network})")
+        return Path(path)
     cached = hub_path(url)
-    return next((path for path in (*(Path(p) / cached.name for p in places), cached) if path.is_file()), None)
+    return next((file for file in (*(Path(f) / cached.name for f in folders), cached) if file.is_file()), None)
 
 
-def get_weights(what: str, url: str, key: str, given: str | None = None, places: tuple[str, ...] = ()) -> Path:
-    """As `find_weights`, but downloaded to torch's hub cache if it is nowhere.
+def get_weights(network: str, url: str, option: str, path: str | None = None, folders: tuple[str, ...] = ()) -> Path:
+    """Like `find_weights`, but downloads a missing file to torch's hub cache.
 
-    File names of the form name-0123abcd.pth carry the start of their SHA-256, which is checked.
+    File names of the form name-0123abcd.pth carry the start of their SHA-256, which is verified.
     Raises UserError that names the file and where to put it.
     """
-    found = find_weights(what, url, key, given, places)
+    found = find_weights(network, url, option, path, folders)
     if found:
         return found
-    path = hub_path(url)
-    checksum = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    target = hub_path(url)
+    checksum = re.search(r"-([0-9a-f]{8,})\.", target.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum and checksum[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(target), hash_prefix=checksum and checksum[1])
     except (OSError, RuntimeError) as error:
-        where = " or ".join([str(Path(p) / path.name) for p in places] + [str(path)])
+        places = " or ".join(str(file) for file in (*(Path(f) / target.name for f in folders), target))
         raise UserError(
-            f"no weights of {what}: the download failed ({error}). Get {url} elsewhere and put it to {where},"
-            f" or name it with {key}"
+            f"no weights of {network}: the download failed ({error}). Download {url} elsewhere and put it at {places},"
+            f" or pass its path as {option}"
         ) from error
-    return path
+    return target

@@ -12,11 +12,11 @@ import torch
 from omegaconf import OmegaConf
 
 from dataset.image_folder import list_images
-from evaluation.inception import inception_weights
+from evaluation.extractors import inception_weights
 from experiments.ablation.config import INCEPTION, AblationConfig, Variant, check
 from experiments.job_runner import Step
 from modeling.build import build_generator, build_tokenizer
-from modeling.frozen.imagenet_classifiers import OWN
+from modeling.frozen.imagenet_classifiers import SMALL_CLASSIFIER
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from utils.atomic import write_atomically
@@ -81,7 +81,7 @@ class Plan:
         chosen = self._overrides(stage, variant)
         path = getattr(self.config.configs, stage)
         config = _compose(TokenizerConfig, path, chosen, dataset__params__data_path=self.data, **values)
-        if config.losses.perceptual_model == OWN and not config.losses.perceptual_checkpoint:
+        if config.losses.perceptual_model == SMALL_CLASSIFIER and not config.losses.perceptual_checkpoint:
             config.losses.perceptual_checkpoint = str(self.loss_classifier)
         config.experiment.resume = "auto"  # what makes an interrupted step go on
         return config

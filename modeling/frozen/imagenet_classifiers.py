@@ -1,7 +1,7 @@
-"""Classifiers for the logit loss: torchvision's and timm's of ImageNet by name, or one trained on the data."""
+"""Classifiers for the logit loss: ImageNet classifiers of torchvision and timm, or one trained on the data itself."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 import torchvision
@@ -15,7 +15,7 @@ from utils.weights import load_strict, read_state_dict
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TORCHVISION_SIZE = 224
-OWN = "small_classifier"  # that of modeling/frozen/small_classifier.py
+SMALL_CLASSIFIER = "small_classifier"  # the network in modeling/frozen/small_classifier.py
 CHECKPOINT_KEY = "losses.perceptual_checkpoint"
 
 
@@ -30,39 +30,40 @@ class ImageClassifier:
 
 
 def load_classifier(name: str, checkpoint: str | None, random_weights: bool = False) -> ImageClassifier:
-    """A classifier of torchvision, or else of timm, with ImageNet weights, or `small_classifier`.
+    """Load `name`: "small_classifier", or a model name of torchvision, else of timm, with ImageNet weights.
 
-    The weights come from `checkpoint`, the libraries' caches, or a download; those of
-    `small_classifier` from a file of evaluation/train_classifier.py. `random_weights` is for tests
-    alone. Raises UserError that says which file to put where.
+    ImageNet weights come from `checkpoint`, the libraries' caches or a download; those of "small_classifier" from
+    `checkpoint`, a file of evaluation/train_classifier.py. `random_weights` is for tests only.
+    Raises UserError that says which file to put where.
     """
-    if name == OWN:
-        return _own(checkpoint)
+    if name == SMALL_CLASSIFIER:
+        return _small_classifier(checkpoint)
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
-    import timm  # a second of every start, for those who need it
+    import timm  # here, as the import takes a second
 
     if timm.is_model(name.partition(".")[0]):
         return _from_timm(name, checkpoint, random_weights)
-    known = [OWN, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
+    known = [SMALL_CLASSIFIER, *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
     raise UserError(
-        f"losses.perceptual_model '{name}' is neither {OWN} nor a classifier of torchvision or timm"
+        f"losses.perceptual_model '{name}' is neither {SMALL_CLASSIFIER} nor a classifier of torchvision or timm"
         f"{nearest(name, known)}"
     )
 
 
-def _own(checkpoint: str | None) -> ImageClassifier:
+def _small_classifier(checkpoint: str | None) -> ImageClassifier:
     if not checkpoint:
         raise UserError(
-            f"losses.perceptual_model={OWN} needs {CHECKPOINT_KEY}: a file of python -m evaluation.train_classifier"
+            f"losses.perceptual_model={SMALL_CLASSIFIER} needs {CHECKPOINT_KEY}, a file of"
+            " python -m evaluation.train_classifier"
         )
     network, info = read_classifier(checkpoint)
     if "img_size" not in info:
-        raise UserError(f"{checkpoint} does not say for which image size it is: train it again")
+        raise UserError(f"{checkpoint} holds no image size: train the classifier again")
     return ImageClassifier(network, info["img_size"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def _load(network: nn.Module, checkpoint: Any) -> None:
+def _load(network: nn.Module, checkpoint: str | Path) -> None:
     load_strict(network, read_state_dict(checkpoint), checkpoint)
 
 
@@ -71,7 +72,7 @@ def _from_torchvision(name: str, checkpoint: str | None, random_weights: bool) -
         return ImageClassifier(torchvision.models.get_model(name))
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     path = get_weights(name, weights.url, CHECKPOINT_KEY, checkpoint)
-    with torch.device("meta"):  # no random weights, only to overwrite them
+    with torch.device("meta"):  # skip the initialisation of weights that are overwritten
         network = torchvision.models.get_model(name)
     _load(network, path)
     return ImageClassifier(network)
@@ -84,8 +85,8 @@ def _from_timm(name: str, checkpoint: str | None, random_weights: bool) -> Image
         network = timm.create_model(name, pretrained=not (checkpoint or random_weights))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"no weights of timm's {name}: {first_line(error)}. Download them where there is a network into"
-            f" the Hugging Face cache (HF_HOME), or name a file with {CHECKPOINT_KEY}"
+            f"no weights of timm's {name}: {first_line(error)}. Download them into the Hugging Face cache (HF_HOME) on"
+            f" a machine with network access, or set {CHECKPOINT_KEY} to a file"
         ) from error
     if checkpoint:
         _load(network, checkpoint)

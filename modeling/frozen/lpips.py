@@ -13,21 +13,21 @@ VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 
 
 class LPIPS(nn.Module):
-    """The `lpips` package's metric, which carries the linear layers; VGG16's weights come from a file."""
+    """The metric of the `lpips` package, which holds the linear layers; VGG16's weights come from a file."""
 
     def __init__(self, vgg_weights: str | Path | None):
         """vgg_weights: torchvision's VGG16 checkpoint; None leaves random weights, for tests only."""
         super().__init__()
         import lpips
 
-        with warnings.catch_warnings():  # the package calls torchvision by an old argument
+        with warnings.catch_warnings():  # the package passes torchvision a deprecated argument
             warnings.simplefilter("ignore", UserWarning)
             self.metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         if vgg_weights is not None:
-            with torch.device("meta"):  # no random weights, only to overwrite them
+            with torch.device("meta"):  # skip the initialisation of weights that are overwritten
                 vgg = torchvision.models.vgg16(weights=None)
             load_strict(vgg, read_state_dict(vgg_weights), vgg_weights, prefixes=("features.",))
-            for index in range(1, 6):  # the package cuts VGG's layers into five slices, numbered on
+            for index in range(1, 6):  # splits VGG into slice1..slice5; layer names keep VGG's indices
                 for position, layer in getattr(self.metric.net, f"slice{index}").named_children():
                     layer.load_state_dict(vgg.features[int(position)].state_dict())
         self.eval().requires_grad_(False)

@@ -1,5 +1,4 @@
-"""A small convolutional classifier: an independent judge of samples, and a feature space for FID
-where Inception does not fit the images or its weights are not there."""
+"""A small convolutional classifier, trained on the data itself: it replaces Inception in the metrics of samples."""
 
 import json
 from pathlib import Path
@@ -10,9 +9,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from utils.atomic import atomic_path
 from utils.errors import UserError
 
-SPATIAL_CHANNELS = 7
+SPATIAL_CHANNELS = 7  # as many as ADM takes of Inception for sFID
 
 
 class Classifier(nn.Module):
@@ -52,22 +52,20 @@ class Classifier(nn.Module):
 
 
 def read_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
-    """A network in evaluation mode and its facts (num_classes, img_size, val_accuracy) from a file
-    that `evaluation/train_classifier.py` wrote. Raises UserError."""
+    """Network in evaluation mode and its num_classes, img_size and val_accuracy, from a file that
+    `evaluation/train_classifier.py` wrote. Raises UserError."""
     try:
         with safetensors.safe_open(str(path), "pt") as file:
             info = json.loads(file.metadata()["classifier"])
         network = Classifier(info["num_classes"])
         network.load_state_dict(safetensors.torch.load_file(str(path)))
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no classifier of this project ({error})") from error
+        raise UserError(f"{path} is not a file of evaluation/train_classifier.py ({error})") from error
     return network.eval(), info
 
 
 def save_classifier(path: str | Path, network: Classifier, img_size: int, val_accuracy: float) -> None:
     info = {"num_classes": network.head.out_features, "img_size": img_size, "val_accuracy": val_accuracy}
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    part = Path(f"{path}.part")
-    safetensors.torch.save_file(state, part, metadata={"classifier": json.dumps(info)})
-    part.replace(path)
+    with atomic_path(path) as part:
+        safetensors.torch.save_file(state, part, metadata={"classifier": json.dumps(info)})

@@ -39,7 +39,7 @@ def test_pipeline_from_folder_file_and_hub(pretrained, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no file, no folder and no hub id"):
         Pipeline.from_pretrained(tmp_path / "nowhere" / "at" / "all")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="no-such/repository is no folder here, and as a hub id it cannot be had"):
+    with pytest.raises(UserError, match="no-such/repository is no folder, and no hub repository by this id"):
         Pipeline.from_pretrained("no-such/repository")
     with pytest.raises(UserError, match="sampling settings: top_k is 0"):
         Pipeline.from_pretrained(pretrained / "hub", settings={"top_k": 0})

@@ -9,8 +9,8 @@ import pytest
 
 from dataset.image_folder import read_rgb
 from sampling.shards import SampleShards, choose_shard_size
-from tests.conftest import ROOT
 from tests.support.launch import small_files
+from tests.support.paths import ROOT
 from utils.errors import UserError
 from utils.npz import NpzImages
 

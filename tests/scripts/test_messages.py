@@ -4,10 +4,8 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.support import launch, toy
 from tests.support.commands import pretokenize, sample_imagenet
 from tests.support.paths import ROOT
@@ -85,25 +83,6 @@ def test_undecodable_files_end_pretokenization(run, tmp_path):
     assert "1 files cannot be decoded" in message
     assert "broken.JPEG" in message
     assert not (tmp_path / "cache" / "metadata.json").exists()
-
-
-def test_evaluator_files(run, tmp_path):
-    script = "guided-diffusion/evaluations/evaluator.py"
-    classifier = tmp_path / "classifier.safetensors"
-    save_classifier(classifier, Classifier(4), 4, 0.5)
-    good = tmp_path / "good.npz"
-    np.savez(good, arr_0=np.zeros((5, 8, 8, 3), np.uint8))
-    use = ("--classifier", classifier)
-    assert "is not there" in run(script, tmp_path / "none.npz", good, *use)
-    wrong = tmp_path / "wrong.npz"
-    np.savez(wrong, arr_0=np.zeros((5, 8, 8, 3), np.float32))
-    assert "images are uint8" in run(script, good, wrong, *use)
-    np.savez(wrong, other=np.zeros(3))
-    assert "no array 'arr_0'" in run(script, good, wrong, *use)
-    wrong.write_bytes(good.read_bytes()[:300])
-    assert "damaged or no .npz" in run(script, good, wrong, *use)
-    assert "is no classifier" in run(script, good, good, "--classifier", good)
-    assert "is not there" in run(script, good, good, "--inception", tmp_path / "none.pth")
 
 
 def test_counts_below_the_minimum(monkeypatch, capfd):

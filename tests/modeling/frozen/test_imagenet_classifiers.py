@@ -19,5 +19,5 @@ def test_unknown_and_missing_networks(tmp_path, monkeypatch):
     assert "https://download.pytorch.org/models/convnext_small-" in message
     assert str(tmp_path / "hub" / "checkpoints" / "convnext_small-") in message
     assert "losses.perceptual_checkpoint" in message
-    with pytest.raises(UserError, match=r"losses.perceptual_checkpoint: .*none.pth is not there"):
+    with pytest.raises(UserError, match=r"losses.perceptual_checkpoint: file not found: .*none.pth"):
         load_classifier("convnext_small", str(tmp_path / "none.pth"))

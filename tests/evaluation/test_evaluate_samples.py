@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from evaluation.evaluate_samples import SampleEvaluation, report_lines, warnings_for
+from evaluation.extractors import ClassifierExtractor
+from evaluation.fid import Statistics
+from utils.errors import UserError
+from utils.npz import NpzImages
+
+
+@pytest.fixture(scope="module")
+def extractor(files):
+    return ClassifierExtractor(files / "c.safetensors")
+
+
+def test_only_chosen_metrics_are_computed(files, extractor):
+    values = SampleEvaluation(files / "reference.npz", files / "samples.npz", ("fid",)).run(extractor, 64)
+    assert values.keys() == {"fid"}
+    assert report_lines(values) == f"FID: {values['fid']}"
+    with pytest.raises(UserError, match="unknown metric 'fdi': choose from is,fid,sfid,pr,kid,agreement; did you mean"):
+        SampleEvaluation(files / "reference.npz", files / "samples.npz", ("fdi",))
+
+
+def test_adms_five_lines_come_last():
+    keys = ("inception_score", "fid", "fid_low", "fid_high", "sfid", "precision", "recall", "kid", "agreement")
+    titles = [line.split(": ")[0] for line in report_lines(dict.fromkeys(keys, 1.0)).splitlines()]
+    assert len(titles) == len(keys)
+    assert titles[-5:] == ["Inception Score", "FID", "sFID", "Precision", "Recall"]
+
+
+def test_class_agreement_is_the_share_of_samples_that_the_classifier_recognises(files, extractor, tmp_path):
+    images = next(NpzImages(files / "samples.npz").batches(140))
+    labels = extractor(torch.from_numpy(images)).logits.argmax(1).numpy()
+    labels[:35] = (labels[:35] + 1) % 4
+
+    def agreement(**arrays: np.ndarray) -> float:
+        np.savez(tmp_path / "s.npz", arr_0=images, **arrays)
+        values = SampleEvaluation(files / "reference.npz", tmp_path / "s.npz", ("agreement",)).run(extractor, 64)
+        assert report_lines(values) == f"Class agreement: {values['agreement']}"
+        return values["agreement"]
+
+    assert agreement(arr_1=labels) == 0.75
+    for wrong in ({}, {"arr_1": labels[:-1]}, {"arr_1": labels / 4}):
+        with pytest.raises(UserError, match="agreement needs arr_1, one integer class per image"):
+            agreement(**wrong)
+    with pytest.raises(UserError, match=r"classes are 4 to \d in arr_1, the classifier has 4 classes"):
+        agreement(arr_1=labels - labels.min() + 4)
+    with pytest.raises(UserError, match=r"classes are -1 to"):
+        agreement(arr_1=labels - labels.min() - 1)
+
+
+def test_stored_statistics_replace_the_references_images(files, extractor, tmp_path):
+    whole = SampleEvaluation(files / "reference.npz", files / "samples.npz").run(extractor, 64)
+    features = extractor(torch.from_numpy(next(NpzImages(files / "reference.npz").batches(150))))
+    pool, spatial = (Statistics.from_features(x) for x in (features.pool, features.spatial))
+    stored = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
+    stored = {name: value.numpy() for name, value in stored.items()}
+    blank = np.zeros((10, 16, 16, 3), np.uint8)
+
+    def evaluate(metrics: tuple[str, ...], **changes: np.ndarray) -> dict[str, float]:
+        np.savez(tmp_path / "ref.npz", arr_0=blank, **(stored | changes))
+        return SampleEvaluation(tmp_path / "ref.npz", files / "samples.npz", metrics).run(extractor, 64)
+
+    values = evaluate(("fid", "sfid"))
+    assert values["fid"] == pytest.approx(whole["fid"], rel=1e-6)
+    assert values["sfid"] == pytest.approx(whole["sfid"], rel=1e-6)
+    with pytest.raises(UserError, match=r"ref.npz has 7 pool features, .*samples.npz has 128 with classifier"):
+        evaluate(("fid",), mu=np.zeros(7))
+    assert evaluate(("is",), mu=np.zeros(7)).keys() == {"inception_score"}
+
+
+def test_images_of_different_sizes_have_no_common_sfid(files, extractor, tmp_path):
+    """With the classifier, which does not resize."""
+    larger = np.random.default_rng(0).integers(0, 256, (20, 24, 24, 3), dtype=np.uint8)
+    np.savez(tmp_path / "larger.npz", arr_0=larger)
+    files_and_metrics = (files / "reference.npz", tmp_path / "larger.npz", ("sfid",))
+    with pytest.raises(UserError, match=r"reference.npz has 112 spatial features, .*larger.npz has 252"):
+        SampleEvaluation(*files_and_metrics).run(extractor, 64)
+
+
+def test_warnings_where_numbers_do_not_compare(tmp_path):
+    def images(n: int, size: int) -> NpzImages:
+        np.savez(tmp_path / f"{n}.npz", arr_0=np.zeros((n, size, size, 3), np.uint8))
+        return NpzImages(tmp_path / f"{n}.npz")
+
+    reference, few, some = images(60, 2), images(40, 2), images(3000, 1)
+    assert "40 samples for 2048 features" in warnings_for(reference, few, 2048)[0]
+    number, size = warnings_for(reference, some, 2048)
+    assert "published values use 50000" in number
+    assert "samples are 1x1, reference images 2x2" in size
+    assert warnings_for(some, images(50_000, 1), 2048) == []

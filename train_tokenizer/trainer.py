@@ -12,16 +12,14 @@ from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
 from dataset.image_folder import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
-from evaluation.evaluate_tokenizer import TokenizerEvaluation
-from evaluation.extractors import InceptionExtractor, inception_weights
 from modeling.build import build_tokenizer
-from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import TrainableTokenizer
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.loss import TokenizerLoss
 from train_tokenizer.losses import hinge_discriminator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
+from train_tokenizer.validation import Validation
 from training.average import make_average
 from training.checkpoint import Checkpointer
 from training.distributed import accumulate, build_accelerator, require_agreement, seed_step
@@ -31,7 +29,6 @@ from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, set_learning_rate
 from training.state import TrainState
 from utils.errors import UserError
-from utils.pretrained import find_weights
 from utils.weights import read_state_dict
 
 CURVES = (
@@ -101,7 +98,8 @@ class TokenizerTrainer:
             )
         with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
             self.loss = TokenizerLoss(config.losses, self.schedule, device)
-            self.evaluation = self._build_evaluation(val_images)
+            image_size = self.tokenizer.image_size
+            self.validation = Validation(config, val_images, image_size, self.loss, self.accelerator)
 
         # Resume, and check that the ranks agree before they do anything together.
         if not self.checkpointer.resume():
@@ -137,29 +135,6 @@ class TokenizerTrainer:
                 is_milestone=lambda step: step in self.schedule.ends() or self.checkpointer.is_milestone(step),
             )
 
-    def _build_evaluation(self, val_images: Any) -> TokenizerEvaluation:
-        """LPIPS and rFID are enabled only if their weights are found locally; nothing is downloaded for them."""
-        config, device = self.config, self.accelerator.device
-        lpips = self.loss.lpips
-        vgg = find_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.losses.lpips_checkpoint)
-        if lpips is None and vgg:
-            lpips = LPIPS(vgg).to(device)
-        weights = inception_weights(config.validation.inception_checkpoint, download=False)
-        inception = InceptionExtractor(weights, device) if weights else None
-        missing = [name for name, network in (("LPIPS", lpips), ("rFID", inception)) if network is None]
-        if missing:
-            self.accelerator.print(f"validation without {' and '.join(missing)}: no weights found (docs/training.md)")
-        return TokenizerEvaluation(
-            val_images,
-            self.tokenizer.image_size,
-            batch_size=config.training.per_gpu_batch_size,
-            num_workers=config.dataset.params.num_workers_per_gpu,
-            max_images=config.dataset.params.max_eval_images,
-            lpips=lpips,
-            inception=inception,
-            autocast=self.accelerator.autocast,
-        )
-
     def _start_from_earlier_stage(self) -> None:
         source = self.config.experiment.init_from
         if source:
@@ -170,11 +145,10 @@ class TokenizerTrainer:
             raise UserError("training.freeze_encoder needs experiment.init_from, the weights of an earlier stage")
 
     def _check_agreement(self) -> None:
-        networks = {"LPIPS": self.evaluation.lpips, "rFID": self.evaluation.inception}
         facts = {
             "the starting step": str(self.state.step),
             "the data": self.dataset.fingerprint(),
-            "the weights found for validation": ", ".join(k for k, v in networks.items() if v is not None),
+            "the weights found for validation": ", ".join(self.validation.found),
         }
         check_agreement(self.accelerator, self.config, facts)
 
@@ -284,15 +258,8 @@ class TokenizerTrainer:
         logger.log(self.state.step, {"phase": number})
 
     def validate(self, logger: Logger) -> dict[str, float]:
-        """PSNR, SSIM, codebook usage, and LPIPS and rFID if their weights are there; a grid of reconstructions."""
         self._check_replicated_state()
-        tokenizer = self.state.inference_model.eval()
-        metrics = {f"val_{name}": value for name, value in self.evaluation.metrics(tokenizer).items()}
-        if self.accelerator.is_main_process:
-            logger.log(self.state.step, metrics)
-            logger.image(self.state.step, "reconstructions", self.evaluation.preview(tokenizer))
-            self._warn_about_usage(metrics["val_codebook_usage"])
-        return metrics
+        return self.validation.run(self.state.inference_model.eval(), self.state.step, logger)
 
     def _check_replicated_state(self) -> None:
         replicated = self.tokenizer.replicated_state()
@@ -301,16 +268,6 @@ class TokenizerTrainer:
                 self.accelerator,
                 {"the codebook": str(replicated.detach().double().sum().item())},
                 "Resume from the last checkpoint; if this happens again, one of the machines computes wrongly",
-            )
-
-    def _warn_about_usage(self, usage: float) -> None:
-        least = self.config.validation.min_codebook_usage
-        if usage < least:
-            tqdm.write(
-                f"warning: step {self.state.step}: the validation images use only {usage:.1%} of the codebook"
-                f" (validation.min_codebook_usage is {least:.0%}): it may have collapsed. Is clustering on in this"
-                " phase, and the learning rate not too high?",
-                file=sys.stderr,
             )
 
     def export(self) -> None:

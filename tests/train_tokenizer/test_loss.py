@@ -21,4 +21,4 @@ def test_losses_of_no_phase_are_not_built(tmp_path, images, capfd):
     assert "perceptual" in logged[1]
     # LPIPS is loaded, so validation reports it too.
     trainer.tokenizer.eval()
-    assert trainer.evaluation.metrics(trainer.tokenizer)["lpips"] > 0
+    assert trainer.validation.evaluation.metrics(trainer.tokenizer)["lpips"] > 0

@@ -38,4 +38,4 @@ def test_a_bad_validation_file_is_left_out(tmp_path, images, capfd):
     for path in (images / "val").rglob("*.*"):
         path.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"none of the 48 images of .*val can be decoded"):
-        trainer.evaluation.metrics(trainer.tokenizer)
+        trainer.validation.evaluation.metrics(trainer.tokenizer)

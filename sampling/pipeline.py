@@ -59,19 +59,23 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
     Does nothing if the checkpoint does not exist. A safetensors file on the same file system is hard-linked.
     """
     source, target = Path(checkpoint), folder / TOKENIZER_FILE
-    if not source.is_file() or target.is_file():
+    if not source.is_file() or (target.exists() and target.samefile(source)):
         return
-    if source.suffix == ".safetensors":
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            pass  # another file system, or one without hard links: copy
     try:
         with atomic_path(target) as part:
-            safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
+            part.unlink(missing_ok=True)
+            if source.suffix != ".safetensors" or not _hard_link(source, part):
+                safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
     except (OSError, SafetensorError) as error:
         print(f"warning: {target} could not be written ({error}); sampling needs --tokenizer", file=sys.stderr)
+
+
+def _hard_link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
 
 
 def require_class(class_id: int, num_classes: int, source: str = "class") -> None:

@@ -16,7 +16,6 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from utils.errors import UserError, first_line, nearest
 
@@ -77,7 +76,7 @@ def read_yaml(path: str | Path) -> DictConfig:
         raise UserError(f"configuration file not found: {path}{hint}")
     try:
         loaded = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} holds no mapping of keys")
@@ -148,10 +147,15 @@ def help_lines(config: DictConfig, indent: int = 0) -> Iterator[str]:
             yield f"{margin}{name}:" + (f"  # {comment}" if comment else "")
             yield from help_lines(config[name], indent + 2)
             continue
-        value = "???" if missing else OmegaConf.to_container(config)[name]
-        text = OmegaConf.to_yaml({"value": value}).removeprefix("value:").strip() if value != "???" else "???"
-        line = f"{margin}{name}: {' '.join(text.split()) if not isinstance(value, list) else value}"
+        value = "???" if missing else _as_yaml(OmegaConf.to_container(config)[name])
+        line = f"{margin}{name}: {value}"
         yield f"{line:<{HELP_COLUMN}}# {comment}" if comment else line
+
+
+def _as_yaml(value: Any) -> str:
+    """A value in one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=sys.maxsize, sort_keys=False)
+    return text.removesuffix("...\n").strip()
 
 
 def flatten_keys(values: Any, key: str = "") -> dict[str, str]:
@@ -205,7 +209,7 @@ def _override(config: DictConfig, item: str, schema: DictConfig) -> None:
         OmegaConf.update(config, key, parsed, merge=True)
     except OmegaConfBaseException as error:
         raise _explain(error, schema, "the command line") from error
-    except (YAMLError, ValueError, IndexError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
 
 

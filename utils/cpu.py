@@ -27,10 +27,3 @@ def tune_for_cpu() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
     except (OSError, AttributeError):
         pass  # another C library: nothing to tune
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN, and this CPU what oneDNN needs, for packed weights of `dtype`."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

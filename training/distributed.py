@@ -26,15 +26,13 @@ PRECISIONS = ("no", "bf16", "fp16")
 class ProcessSettings:
     """Part of `training`."""
 
-    mixed_precision: str = option("bf16", "precision of autocast", choices=(*PRECISIONS, "False"))
+    mixed_precision: str = option("bf16", "precision of autocast", choices=PRECISIONS)
     enable_tf32: bool = option(True, "TensorFloat-32 for products that stay float32")
     seed: int = option(42, "seed of weights, data order, dropout", min=0, below=2**32)
 
 
 def build_accelerator(settings: ProcessSettings) -> Accelerator:
     """Accelerator for `training.mixed_precision`, on a GPU if there is one, else on the CPU."""
-    if settings.mixed_precision == "False":  # YAML reads an unquoted `no` as false
-        settings.mixed_precision = "no"
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision=fp16 needs a GPU; choose bf16 or no")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.enable_tf32

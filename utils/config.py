@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -134,23 +134,37 @@ def load_config(schema_class: type, description: str, argv: Sequence[str] | None
 
 def help_lines(config: DictConfig, indent: int = 0) -> Iterator[str]:
     """The configuration as YAML with each option's explanation and range as a comment."""
-    settings_class = OmegaConf.get_type(config)
+    settings_class, margin = OmegaConf.get_type(config), " " * indent
     for name in config:
-        metadata = option_metadata(settings_class, name) if is_dataclass(settings_class) else {}
-        comment = metadata.get("help", "")
-        ranges = [f"{words} {metadata[k]}" for k, (_, words) in LIMITS.items() if k in metadata]
-        if "choices" in metadata:
-            ranges.append(" | ".join(map(str, metadata["choices"])))
-        comment += f" ({', '.join(ranges)})" if ranges else ""
-        margin = " " * indent
+        comment = _explanation(settings_class, name)
         missing = OmegaConf.is_missing(config, name)
         if not missing and isinstance(config[name], DictConfig):
             yield f"{margin}{name}:" + (f"  # {comment}" if comment else "")
             yield from help_lines(config[name], indent + 2)
             continue
+        entry_class = _entry_class(settings_class, name)
+        if entry_class is not None:
+            yield f"{margin}{name}:  # {comment}; each has"
+            yield from (f"{margin}  # {f.name}: {_explanation(entry_class, f.name)}" for f in fields(entry_class))
+            yield from (f"{margin}  - {_as_yaml(entry)}" for entry in OmegaConf.to_container(config[name]))
+            continue
         value = "???" if missing else _as_yaml(OmegaConf.to_container(config)[name])
         line = f"{margin}{name}: {value}"
         yield f"{line:<{HELP_COLUMN}}# {comment}" if comment else line
+
+
+def _explanation(settings_class: Any, name: str) -> str:
+    metadata = option_metadata(settings_class, name) if is_dataclass(settings_class) else {}
+    ranges = [f"{words} {metadata[key]}" for key, (_, words) in LIMITS.items() if key in metadata]
+    if "choices" in metadata:
+        ranges.append(" | ".join(map(_as_yaml, metadata["choices"])))
+    return metadata.get("help", "") + (f" ({', '.join(ranges)})" if ranges else "")
+
+
+def _entry_class(settings_class: Any, name: str) -> Any:
+    """The settings dataclass of the entries, if the field is a list of sections."""
+    arguments = get_args(get_type_hints(settings_class)[name]) if is_dataclass(settings_class) else ()
+    return arguments[0] if arguments and is_dataclass(arguments[0]) else None
 
 
 def _as_yaml(value: Any) -> str:
@@ -183,6 +197,8 @@ def check_limits(config: DictConfig | ListConfig, prefix: str = "") -> None:
             for number in value if isinstance(value, ListConfig) else [value]:
                 if limit in metadata and isinstance(number, int | float) and not holds(number, metadata[limit]):
                     raise UserError(f"{key} is {number}; it must be {words} {metadata[limit]}")
+        if value == "False" and "no" in metadata.get("choices", ()):
+            config[name] = value = "no"  # YAML reads an unquoted `no` as false
         if "choices" in metadata and value not in metadata["choices"]:
             raise UserError(
                 f"{key} is '{value}'{nearest(str(value), map(str, metadata['choices']))}"

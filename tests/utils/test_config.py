@@ -110,6 +110,13 @@ def test_help_explains_each_option():
     lines = list(help_lines(OmegaConf.structured(Outer)))
     assert any("counts: [3]" in line and line.endswith("# some counts (at least 1)") for line in lines)
     assert any("mode: fast" in line and line.endswith("# how (fast | exact)") for line in lines)
+    assert "  # counts: some counts (at least 1)" in lines[lines.index("parts:  # a list of sections; each has") :]
+
+
+def test_an_unquoted_no_is_a_word(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("training: {mixed_precision: no}\nexperiment: {output_dir: o}\n")
+    assert load_config(ARConfig, "", [f"config={file}"]).training.mixed_precision == "no"
 
 
 def test_a_file_says_what_differs_from_its_base(tmp_path):

@@ -99,7 +99,10 @@ class SampleShards(ShardedOutput):
         return images
 
     def assemble(self, labels: np.ndarray) -> Path:
-        """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), then remove them."""
+        """Stream all shards into OUTPUT_DIR.npz (`arr_0` images, `arr_1` labels), then remove them.
+
+        labels: (num_samples,). Raises UserError if a shard is damaged or the disk is full.
+        """
         self.wait_for_shards()
         shape = (self.num_items, self.image_size, self.image_size, 3)
 

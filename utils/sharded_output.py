@@ -76,7 +76,8 @@ class ShardedOutput:
         if self.plan.is_file():
             self._check_identity(self.plan)
         if main:
-            write_json(self.plan, self.identity)
+            with explain_write_errors(self.plan):
+                write_json(self.plan, self.identity)
         return False
 
     def _check_identity(self, path: Path) -> None:

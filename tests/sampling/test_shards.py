@@ -1,6 +1,7 @@
 """Sample shards: identity, the .npz, PNG files, memory, and full or damaged disks."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,20 @@ def test_a_removed_npz_is_drawn_again(tmp_path, small_shards):
     assert shards.missing() == [0, 1, 2]
     with pytest.raises(UserError, match="seed is 1 there, 2 now"):
         open_shards(tmp_path, seed=2).prepare()
+
+
+def test_an_older_npz_is_not_taken_for_the_result(tmp_path, small_shards):
+    """OUTPUT_DIR was removed but OUTPUT_DIR.npz was not, and the next run is interrupted."""
+    older = open_shards(tmp_path, seed=2)
+    older.prepare()
+    write_missing(older)
+    older.assemble(np.zeros(10))
+    shutil.rmtree(older.output_dir)
+    shards = open_shards(tmp_path)
+    assert not shards.prepare()
+    shards.write(0, IMAGES[:4])
+    assert not open_shards(tmp_path).prepare()
+    assert shards.missing() == [1, 2]
 
 
 def test_missing_png_files_are_completed(tmp_path, small_shards):

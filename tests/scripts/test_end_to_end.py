@@ -145,7 +145,7 @@ def test_finished_outputs_are_not_made_again(single):
 def test_other_settings_are_refused_not_mixed(single):
     result = single.pretokenize(single.folder / "stage2" / "pytorch_model.bin", check=False)
     assert result.returncode == 2
-    assert "holds another cache: num_views is 10 there, 2 now" in result.stderr
+    assert "was made otherwise: num_views is 10 there, 2 now" in result.stderr
     result = single.sample(
         single.folder / "ar" / "pytorch_model.bin",
         single.folder / "stage2" / "pytorch_model.bin",
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_not_mixed(single):
         check=False,
     )
     assert result.returncode == 2
-    assert "seed 42, now it is 1" in result.stderr
+    assert "was made otherwise: seed is 42 there, 1 now" in result.stderr
 
 
 def test_two_processes_cache_the_same_bytes(single, double):

@@ -82,6 +82,12 @@ def test_only_the_main_process_writes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"plan.json could not be written"):
+        open_output(tmp_path / "file").prepare()
+
+
 def test_shards_of_other_machines_may_appear_late(tmp_path, monkeypatch):
     output = open_output(tmp_path, num_items=8)
     output.prepare()

@@ -2,7 +2,7 @@
 
 python -m benchmarks.ar_training --config configs/alitok_b.yaml --batch_size 128
 python -m benchmarks.ar_training --batch_size 2 --steps 4 --precision no     # on a CPU
-python -m benchmarks.ar_training --memory 32,64,128      # peak GPU memory, counted, and where a GPU is measured
+python -m benchmarks.ar_training --memory 32,64,128      # peak GPU memory: counted, and measured if there is a GPU
 
 Utilisation is the operations of the model's matrix products (`forward_flops`) over the
 measured peak of one large matrix product in the same precision.
@@ -94,7 +94,7 @@ def real_step(trainer: GeneratorTrainer, waits: list[float]) -> Callable[[], Any
 
 
 def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
-    """A step of the plain loop, whose batch is on the device already."""
+    """A step of the plain loop; its batch is on the device already."""
     settings, size = config.model.generator, config.training.per_gpu_batch_size
     layout = code_layout(config.model.vq_model)
     codes = torch.randint(layout.codebook_size, (size, layout.num_codes), device=accelerator.device)
@@ -104,7 +104,7 @@ def plain_step(config: ARConfig, accelerator: Accelerator) -> Callable[[], Any]:
 
 
 def release(accelerator: Accelerator) -> None:
-    """Give the memory of models back that nobody else holds: accelerate does, and those it prepared hold themselves."""
+    """Free deleted models: accelerate keeps references to them, and prepared models are reference cycles."""
     accelerator.free_memory()
     gc.collect()
     torch.cuda.empty_cache()
@@ -122,10 +122,10 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         "plain": lambda: plain_step(config, accelerator),
     }
     ready: dict[str, Callable[[], Any]] = {"this": real_step(trainer, waits)}
-    del trainer  # else it would stay when `ready` lets it go
+    del trainer  # so that clearing `ready` frees it
     seconds: dict[str, list[float]] = {name: [] for name in builders}
     waited = 0.0
-    for number in range(args.rounds):  # in turns, as the speed of a machine changes with time
+    for number in range(args.rounds):  # alternate: the machine's speed changes with time
         for name, build in builders.items():
             if name not in ready:
                 ready[name] = build()
@@ -147,7 +147,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
         note = f", {waited / sum(times):.2%} of the time waiting for data" if name == "this" else ""
         line = f"{name:>10}: {rate:9.2f} images/s {rate * num_codes:11.0f} tokens/s {rate * flops / peak:7.1%} of peak"
         print(line + note)
-    ratios = np.array(seconds["plain"]) / np.array(seconds["this"])  # of neighbours in time
+    ratios = np.array(seconds["plain"]) / np.array(seconds["this"])  # of rounds next to each other in time
     print(f"{'ratio':>10}: {np.median(ratios):9.2f} (rounds: {ratios.min():.2f} to {ratios.max():.2f})")
 
 
@@ -174,8 +174,8 @@ def main() -> None:
     parser.add_argument("--config", default="configs/alitok_b.yaml")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="per round")
-    parser.add_argument("--rounds", type=int, default=3, help="the median counts")
-    parser.add_argument("--apart", action="store_true", help="hold one of the two models at a time, built every round")
+    parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
+    parser.add_argument("--apart", action="store_true", help="hold only one of the two models at a time")
     parser.add_argument("--precision", default="bf16", help="training.mixed_precision")
     parser.add_argument("--compile", default="true")
     parser.add_argument("--checkpoint", default="false", help="activation checkpointing")

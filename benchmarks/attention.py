@@ -1,4 +1,4 @@
-"""The two ways of modeling/layers/attention.py, forward and backward, side by side.
+"""Materialised scores against PyTorch's attention kernel, forward and backward, in one run.
 
 python -m benchmarks.attention
 python -m benchmarks.attention --batch_size 4 --heads 16 --head_width 48 --lengths 73,273 --dropout 0.1
@@ -31,7 +31,7 @@ def measure(args: argparse.Namespace, length: int, dtype: torch.dtype, device: t
         torch.autograd.grad(ways[name](*qkv.permute(2, 0, 3, 1, 4)), qkv, gradient)
 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(WARMUP + args.rounds):  # in turns, as the speed of a machine changes with time
+    for _ in range(WARMUP + args.rounds):  # alternate: the machine's speed changes with time
         for name in ways:
             seconds[name].append(timed(partial(step, name), device)[0])
     materialised, pytorch = (np.array(seconds[name][WARMUP:]) for name in ways)
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=lambda s: [int(x) for x in s.split(",")], default=[73, 128, 192, 273])
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--bidirectional", action="store_true", help="default: causal")
-    parser.add_argument("--rounds", type=int, default=20, help="the median counts")
+    parser.add_argument("--rounds", type=int, default=20, help="the median is printed")
     args = parser.parse_args()
     device = announce(args)
     for dtype in (torch.float32, torch.bfloat16):

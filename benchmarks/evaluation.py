@@ -58,7 +58,7 @@ def plain_precision_recall(r: np.ndarray, s: np.ndarray) -> tuple[float, float]:
     return float(inside_s.mean()), float(np.concatenate(inside_r).mean())
 
 
-# name -> (the project's function, the plain formula, features it takes: of references and samples, or of samples)
+# name -> (the project's function, the plain formula, kinds of features: of references and samples, or only of samples)
 PARTS = {
     "FID": (fid, plain_fid, ("pool", "pool")),
     "sFID": (fid, plain_fid, ("spatial", "spatial")),

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on."""
+"""Name the machine of a benchmark, and measure time on it."""
 
 import argparse
 import platform
@@ -13,7 +13,7 @@ from utils.cpu import tune_for_cpu
 
 
 def announce(args: argparse.Namespace) -> torch.device:
-    """Print machine, torch and arguments, as every figure needs them; a GPU if there is one, else the tuned CPU."""
+    """Print machine, torch version and arguments. Returns the GPU if there is one, else the CPU, tuned."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         tune_for_cpu()
@@ -23,7 +23,7 @@ def announce(args: argparse.Namespace) -> torch.device:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds that `work` takes until the device has done it, and its result."""
+    """Seconds until the device has finished `work`, and the result of `work`."""
     synchronize(device)
     start = time.perf_counter()
     result = work()

@@ -2,9 +2,9 @@
 
 python -m benchmarks.pretokenization --images 32 --batch_size 4 --num_workers 1
 
-One process measures: under torchrun each process would do the same. The plain loop also decodes in
-workers, but it stacks ten float crops of each image there, encodes them in float32 and writes one npz
-an image. Weights are random, which has no effect on the time.
+Run it as one process: under torchrun every process would measure the same. The plain loop also decodes
+in workers, but it stacks ten float crops of each image there, encodes them in float32 and writes one npz
+per image. Weights are random, which does not change the time.
 """
 
 import argparse
@@ -34,7 +34,7 @@ IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90
 NUM_VIEWS = 10
 TRANSFERS = 20
-MIN_DECODED = 512  # images, so that starting the workers does not count
+MIN_DECODED = 512  # images, enough to make the start of the workers negligible
 
 
 def write_images(root: Path, count: int) -> ImageList:
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--plain_images", type=int, help="for the plain loop; default: as --images")
+    parser.add_argument("--plain_images", type=int, help="images of the plain loop; default: --images")
     parser.add_argument("--batch_size", type=int, default=4, help="images, of ten views each")
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")

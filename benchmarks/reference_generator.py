@@ -1,7 +1,7 @@
-"""The generator's training step as a plain script writes it, to compare with.
+"""The generator's training step as a plain script writes it, for comparison.
 
-Attention materialises the scores, adds a mask to them and takes the softmax in float32; no
-compilation, and the optimizer is not fused. Weights and results are the same (tests/benchmarks/test_references.py).
+Attention materialises the scores, adds a mask to them and takes the softmax in float32. Nothing is
+compiled, and the optimizer is not fused. Weights and results are the same (tests/benchmarks/test_references.py).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Sampling as a plain script writes it, to compare with.
+"""Sampling as a plain script writes it, for comparison.
 
 Every position embeds the whole prefix again, keys and values grow by concatenation, attention adds
 a mask, everything is float32, and `torch.multinomial` draws the codes. Weights and distributions are

@@ -5,8 +5,8 @@ python -m benchmarks.sampling --batch_sizes 1,8,125,500              # a GPU
 python -m benchmarks.sampling --kl 16 --config configs/fashion_mnist/ar.yaml \\
     --checkpoint output/quickstart/ar/model.safetensors              # what bf16 changes in the distributions
 
-The floor of a step is the time to read all weights and the keys and values so far at the bandwidth of
-copying a large tensor. Without --checkpoint the weights are random, which changes no timing.
+The floor of a position is the time to read all weights and the keys and values so far, at the bandwidth
+of copying a large tensor. Without --checkpoint the weights are random, which changes no timing.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> float:
-    """Bytes that one of the first `positions` steps must read on average: all matrices, and the cache so far."""
+    """Bytes that each of the first `positions` positions reads on average: all matrices, and the cache so far."""
     weights = sum(p.numel() for name, p in generator.named_parameters() if p.ndim == 2 and name != "embeddings.weight")
     config = generator.config
     cache = 2 * rows * config.num_hidden_layers * config.hidden_size * positions / 2
@@ -56,7 +56,7 @@ def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
         return load_generator(config.model.generator, layout, args.checkpoint, device)
     torch.manual_seed(0)
     generator = build_generator(config.model.generator, layout)
-    torch.nn.init.normal_(generator.output.weight, std=0.02)  # zero at first: every code alike
+    torch.nn.init.normal_(generator.output.weight, std=0.02)  # initialised with zeros: all codes equally likely
     return to_inference(generator, device)
 
 
@@ -89,11 +89,11 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
         guidance = config.model.generator
         plain = (generator, torch.tensor(classes, device=device), guidance.guidance_scale, guidance.guidance_scale_pow)
         ours, theirs = [], []
-        for _ in range(args.rounds):  # in turns, as the speed of a machine changes with time
+        for _ in range(args.rounds):  # alternate: the machine's speed changes with time
             ours.append(timed_codes(pipeline, classes, positions, device))
             try:
                 theirs.append(timed(lambda arguments=plain: plain_sample(*arguments, positions), device)[0])
-            except torch.OutOfMemoryError:  # its float32 cache, twice while it grows
+            except torch.OutOfMemoryError:  # its float32 cache is there twice while it grows
                 theirs.append(float("nan"))
         seconds, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
         rows = batch_size * (2 if settings.scales(generator.layout.num_codes) else 1)
@@ -104,12 +104,12 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
         for _ in range(2):  # the first time warms up
             decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
         writing = timed_writing(images, args.scratch)
-        step, plain_step = seconds / positions, float(np.median(theirs)) / positions
-        drawing = step * generator.layout.num_codes
+        per_position, plain_position = seconds / positions, float(np.median(theirs)) / positions
+        drawing = per_position * generator.layout.num_codes
         whole = max(drawing + decoding, writing)
         print(
-            f"batch {batch_size:4d}: {1e3 * step:8.2f} ms a step, {step / floor:5.2f} times the floor;"
-            f" plain {1e3 * plain_step:8.2f} ms; ratio {ratio:5.2f}\n"
+            f"batch {batch_size:4d}: {1e3 * per_position:8.2f} ms a position, {per_position / floor:5.2f} times the"
+            f" floor; plain {1e3 * plain_position:8.2f} ms; ratio {ratio:5.2f}\n"
             f"            per batch: codes {drawing:.3f} s, decoder {decoding:.3f} s, writing {writing:.3f} s in the"
             f" background; {batch_size / whole:.3f} images/s",
             flush=True,
@@ -123,7 +123,7 @@ def timed_writing(images: np.ndarray, scratch: str | None) -> float:
 
 
 def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list[float]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (B, T, K) of the decoding steps along given codes, without guidance and with it."""
+    """Log-probabilities (B, T, K) of each next code along given codes, without guidance and with it."""
     classes = torch.cat([class_ids, torch.full_like(class_ids, generator.num_classes)])
     cache, codes = generator.new_cache(classes), torch.cat([codes, codes])
     fed = (codes[:, max(t - 1, 0) : t] for t in range(codes.shape[1]))
@@ -157,12 +157,12 @@ def main() -> None:
     parser.add_argument("--config", default="configs/alitok_b.yaml")
     parser.add_argument("--checkpoint", help="generator weights; default: random ones")
     parser.add_argument("--batch_sizes", default="1,8")
-    parser.add_argument("--positions", type=int, help="only so many codes of each image; default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="the median counts")
+    parser.add_argument("--positions", type=int, help="draw only this many codes of each image; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over so many images instead")
-    parser.add_argument("--scratch", help="folder whose disk is written to")
+    parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over this many images instead")
+    parser.add_argument("--scratch", help="folder on the disk to measure")
     args = parser.parse_args()
     device = announce(args)
     config = load_config(ARConfig, "", [f"config={args.config}", "experiment.output_dir=unused"])

@@ -1,8 +1,8 @@
 """Peak memory of an AR training step on a GPU, counted without a GPU.
 
-The forward pass runs on fake CUDA tensors, which have shapes and no data, and takes the operators that it takes on
-a GPU; what is alive at its end is what backward finds. The result is an upper bound of what PyTorch's allocator holds
-at one time; what it leaves unused between blocks, CUDA's context and NCCL's buffers (1 to 2 GiB) come on top.
+The forward pass runs on fake CUDA tensors, which have shapes and no data, with the operators of a GPU. The tensors
+alive at its end are those that backward needs. The result is an upper bound of the tensors in PyTorch's allocator at
+one time. Gaps between its blocks, CUDA's context and NCCL's buffers (1 to 2 GiB) come on top.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class AliveTensors(TorchDispatchMode):
-    """Counts bytes of tensors that are made within it and have not been freed, each storage once."""
+    """Counts the bytes of tensors made inside it and not yet freed, each storage once."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class StepMemory:
 
     state: int  # weights, gradients, moments, moving average
     kept: int  # from forward to backward: activations, and the weights in autocast's precision
-    backward: int  # what backward makes beside them: gradients of the float32 logits, or a recomputed block
+    backward: int  # made by backward on top: gradients of the float32 logits, or a recomputed block
 
     @property
     def total(self) -> int:
@@ -64,16 +64,16 @@ def _flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is
 
 @contextmanager
 def pretended_cuda(precision: str) -> Iterator[None]:
-    """Fake tensors, autocast and the attention kernel of a GPU, none of which needs one to be there.
+    """Fake tensors, autocast and the attention kernel of a GPU, on a machine without one.
 
-    Within, modules that `on_pretended_cuda` has moved compute shapes and devices, forward only. Tensors on two
-    devices in one operation are an error, and so is what would wait for the GPU to see a value.
+    Inside the block, modules that `on_pretended_cuda` moved compute shapes and devices, forward only. Tensors on
+    two devices in one operation raise an error. So does an operation that would wait for a value from the GPU.
     """
     attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda")
     try:
         F.scaled_dot_product_attention = _flash_attention  # the choice of a kernel would ask the GPU
-        if precision in AUTOCAST:  # torch.autocast refuses where no GPU is
+        if precision in AUTOCAST:  # torch.autocast refuses without a GPU
             torch.set_autocast_dtype("cuda", AUTOCAST[precision])
             torch.set_autocast_enabled("cuda", True)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -86,7 +86,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
 
 
 def on_pretended_cuda(module: torch.nn.Module) -> torch.nn.Module:
-    """`module` with other parameters and buffers of the same shapes: `Module.to` does not take fake tensors."""
+    """`module` with new parameters and buffers of the same shapes, because `Module.to` does not take fake tensors."""
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, torch.nn.Parameter(torch.empty_like(parameter, device="cuda"), parameter.requires_grad))
@@ -96,7 +96,7 @@ def on_pretended_cuda(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def count_memory(config: ARConfig, batch_size: int) -> StepMemory:
-    """Memory of a step of `batch_size` images per GPU without compilation, which keeps less, and without FSDP."""
+    """Memory of a step of `batch_size` images per GPU, without FSDP and without compilation, which would keep less."""
     with torch.device("meta"):
         generator = build_generator(config.model.generator, code_layout(config.model.vq_model)).train()
     with pretended_cuda(config.training.mixed_precision):
@@ -107,7 +107,7 @@ def count_memory(config: ARConfig, batch_size: int) -> StepMemory:
 
 
 def count_forward(generator: torch.nn.Module, codes: Tensor, class_ids: Tensor, *, average: bool) -> StepMemory:
-    """StepMemory of this batch, whose forward pass is run; an AliTokGenerator in training mode."""
+    """Run the forward pass of a batch and count. generator: an AliTokGenerator in training mode."""
     weights = sum(p.numel() for p in generator.parameters())
     with AliveTensors() as tensors:
         result = generator.loss(codes, class_ids)

@@ -1,4 +1,4 @@
-"""Autoregressive decoding: one code at a time, the same codes for the same image whatever the batch."""
+"""Autoregressive decoding: one code at a time. The codes of an image do not depend on the batch."""
 
 from collections.abc import Callable, Iterator
 
@@ -73,8 +73,8 @@ class AutoregressiveDecoder:
         """Draw position after position; yields a view of the codes (B, T) in the order drawn.
 
         class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1).
-        Raises ValueError for other class ids, which would be other rows of the embedding table, and for too
-        many rows; RuntimeError if graphs are used and another batch in the same buffers has not ended.
+        Raises ValueError for other class ids, which would read other rows of the embedding table, and for too
+        many rows. Raises RuntimeError if graphs are used and another batch in the same buffers is not finished.
         """
         if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
             raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
@@ -120,7 +120,7 @@ class AutoregressiveDecoder:
             graphs.append(torch.cuda.CUDAGraph())
             with torch.cuda.graph(graphs[-1], pool=pool):
                 batch.draw(position)
-        self._recorded, self._graphs = batch, graphs  # both or, if memory runs out, neither
+        self._recorded, self._graphs = batch, graphs  # set together: neither is set if recording runs out of memory
 
 
 class _Batch:
@@ -138,7 +138,7 @@ class _Batch:
         self.cache = generator.new_cache(self.class_ids)
 
     def fill(self, class_ids: Tensor, noise: Tensor) -> None:
-        """Start another batch in the same buffers, which recorded graphs refer to."""
+        """Start another batch in the same buffers, because recorded graphs refer to them."""
         self.class_ids[: len(class_ids)] = class_ids
         self.noise[: len(noise)] = noise
         self.codes.fill_(-1)

@@ -1,6 +1,6 @@
 """Fast decoding on a CPU: packed weights, and a whole position compiled into one piece.
 
-A position's work is bound by reading weights and cache, and a call from Python costs as much as a small kernel.
+Decoding a position is bound by reading weights and cache, and a call from Python takes as long as a small kernel.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ def can_pack(dtype: torch.dtype) -> bool:
 class PackedLinear(nn.Module):
     """A linear layer for inference with its weight in oneDNN's blocked layout.
 
-    With few rows a product takes as long as reading the weight. `nn.Linear` keeps the weight in rows and
-    rearranges it in every call; here that is done once (docs/benchmarks.md: 1.2 to 3 times as fast).
+    With few rows a product takes as long as reading the weight. `nn.Linear` rearranges the weight in every
+    call; this layer does it once (docs/benchmarks.md: 1.2 to 3 times as fast).
     """
 
     def __init__(self, linear: nn.Linear, rows: int):
-        """rows: of the inputs to come, for which oneDNN chooses the layout; other numbers work too."""
+        """rows: the usual number of input rows; oneDNN chooses the layout for it. Other numbers work too."""
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
         self.bias = None if linear.bias is None else linear.bias.detach()
@@ -66,10 +66,10 @@ def pack_linears(model: nn.Module, rows: int) -> None:
 
 
 class _FunctionalLayer:
-    """One layer of a cache that is read and not written: `attend` keeps the new key and value aside.
+    """One layer of a cache that is only read; `attend` stores the new key and value in `k` and `v`.
 
-    Plain products and sums: compiled, they read the past once and in order. PyTorch's fused CPU kernel is
-    made for many queries and takes up to five times as long with one (docs/benchmarks.md).
+    Compiled, its products and sums read the past once and in order. PyTorch's fused CPU kernel is made for
+    many queries, and takes up to five times as long with one query (docs/benchmarks.md).
     """
 
     def __init__(self, past_k: Tensor, past_v: Tensor):
@@ -86,7 +86,7 @@ class _FunctionalLayer:
 
 
 class _FunctionalCache:
-    """A cache of all layers for one position of a function without side effects."""
+    """A cache of all layers for one position, without side effects."""
 
     def __init__(self, past_k: Tensor, past_v: Tensor):
         """past_k, past_v: (layers, B, heads, n, d)."""
@@ -102,7 +102,7 @@ class _FunctionalCache:
 
 
 def compile_step(generator: AutoregressiveGenerator) -> Callable:
-    """The generator with a position of cached decoding compiled into one piece."""
+    """A function like the generator's forward, with a position of cached decoding compiled into one piece."""
 
     def functional(codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cache = _FunctionalCache(past_k, past_v)

@@ -1,6 +1,6 @@
-"""What the project needs from a way of decoding, and the registry of them.
+"""What the project needs from a way of decoding, and the registry of all ways.
 
-A generator names its way of decoding in `decoding`; that way owns its settings and its noise.
+A generator names its way of decoding in `decoding`. Settings and noise belong to the way of decoding.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ DECODERS = Registry("decoding", {"autoregressive": "sampling.autoregressive"}, d
 
 
 class DecoderSettings(Protocol):
-    """A frozen dataclass whose constructor raises ValueError for values out of range."""
+    """A frozen dataclass. Its constructor raises ValueError for values out of range."""
 
     @classmethod
     def from_config(cls, generator: Any, **changes: Any) -> "DecoderSettings":

@@ -1,10 +1,10 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598): its scale along the codes."""
+"""Classifier-free guidance (Ho and Salimans, arXiv:2207.12598): the scale at each code."""
 
 import math
 
 
 def _power_cosine(progress: float, scale: float, power: float) -> float:
-    """From 1 at the first code towards `scale`, as the published sampler; a larger `power` stays low longer."""
+    """From 1 at the first code towards `scale`, as in the published sampler. A larger `power` keeps it low longer."""
     return 1 + (scale - 1) * (1 - math.cos(math.pi * progress**power)) / 2
 
 

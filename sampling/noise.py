@@ -18,9 +18,9 @@ def image_noise(seed: int, image_ids: Sequence[int], shape: int | tuple[int, ...
 
 
 def keep_likely(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """-inf for all but the `top_k` largest, and all but the fewest that are together `top_p` likely.
+    """Set logits to -inf, except the `top_k` largest and the fewest that are together `top_p` likely.
 
-    logits: (B, K). The most likely one stays in any case (nucleus sampling: arXiv:1904.09751).
+    logits: (B, K). The most likely one always stays (nucleus sampling: arXiv:1904.09751).
     """
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)

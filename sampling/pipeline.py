@@ -196,7 +196,7 @@ class Pipeline:
     ) -> Tensor:
         """Images of the classes, `batch_size` at a time: (n, 3, H, W) in [0, 1].
 
-        image_ids: which images of the seed these are, by default 0 .. n - 1.
+        image_ids: numbers of the images, which decide their noise; by default 0 .. n - 1.
         Raises UserError for classes out of range.
         """
         image_ids = range(len(class_ids)) if image_ids is None else image_ids

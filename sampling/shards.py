@@ -16,7 +16,7 @@ from utils.images import save_png
 from utils.npz import NpzImages
 from utils.sharded_output import ShardedOutput, explain_write_errors
 
-MAX_SHARD_SIZE = 500  # images: 98 MB at 256 x 256; a killed GPU repeats some seconds of work
+MAX_SHARD_SIZE = 500  # images: 98 MB at 256 x 256; a killed process repeats at most one shard
 MIN_SHARD_SIZE = 32
 MIN_SHARDS = 8  # so that 8 processes share even a small number of images
 
@@ -77,7 +77,7 @@ class SampleShards(ShardedOutput):
             write_npy(self.shard_file(shard), images)
 
     def complete_pngs(self) -> None:
-        """Write the PNG files that are missing: earlier runs may not have been asked for them."""
+        """Write the PNG files that are missing: an earlier run may have had `save_png` off."""
         if all(self.png(i).is_file() for i in range(self.num_items)):
             return
         first = 0

@@ -40,8 +40,8 @@ CURVES = (
     ("images_per_second",),
     ("mfu", "data_wait"),
 )
-LOSS_STREAM = 2**32  # keeps the losses' random numbers apart from those of sampling, which are keyed by the seed
-BACKWARD_AND_FORWARD = 3  # operations of both over those of the forward; recomputed activations do not count
+LOSS_STREAM = 2**32  # keeps the loss's random numbers apart from those of sampling, which have the seed as key
+BACKWARD_AND_FORWARD = 3  # operations of both over those of the forward, without recomputed activations
 
 
 class LossModule(nn.Module):
@@ -74,7 +74,7 @@ def loss_noise(seed: int, sample_numbers: Tensor, numbers_per_sample: int) -> Te
 
 
 class GeneratorTrainer:
-    """Everything of one training; `run` trains to the last step."""
+    """The parts of one training; `run` trains to the last step."""
 
     def __init__(self, config: ARConfig):
         self.config, training = config, config.training
@@ -249,7 +249,7 @@ class GeneratorTrainer:
         mine = np.arange(self.accelerator.process_index, len(data), world)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         longest = -(-len(data) // world)
-        for start in range(0, longest, batch_size):  # equally often on each rank: sharded weights need all of them
+        for start in range(0, longest, batch_size):  # equally often on each rank: all gather sharded weights
             chosen = mine[start : start + batch_size]
             indices = chosen if len(chosen) else np.zeros(1, int)
             # Drop decode failures here: only training files count towards max_bad_fraction.

@@ -15,7 +15,7 @@ POOL_SIZE = 16
 def same_padding(x: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
     """Zero-pad (B, C, H, W) so that a convolution yields ceil(side / stride) pixels a side.
 
-    The larger half goes right and bottom, as TensorFlow's "SAME".
+    Right and bottom get the larger half, as in TensorFlow's "SAME".
     """
     pads: list[int] = []
     for side in (x.shape[-1], x.shape[-2]):  # F.pad starts with the last dimension

@@ -15,7 +15,7 @@ class LogitLoss(nn.Module):
         super().__init__()
         self.classifier = classifier.network.eval().requires_grad_(False)
         self.size = [classifier.input_size] * 2
-        # Buffers, because torchvision's normalize would copy the constants to the device, and wait, at each call.
+        # Buffers: torchvision's normalize would copy the constants to the device at each call, and wait.
         for name in ("mean", "std"):
             value = torch.tensor(getattr(classifier, name))[:, None, None]
             self.register_buffer(name, value, persistent=False)

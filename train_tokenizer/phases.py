@@ -1,4 +1,4 @@
-"""The phases of a tokenizer stage: what is trained how, as a function of the step."""
+"""The phases of a tokenizer stage: losses and learning rate as functions of the step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ torchrun --nproc_per_node=8 train_tokenizer/train_tokenizer.py config=configs/to
 import sys
 from pathlib import Path
 
-# The folder of this script has this script's name: the repository must come in its place.
+# Python puts this script's folder first on the path, where `train_tokenizer` is this file, not the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from train_tokenizer.config import TokenizerConfig  # noqa: E402

@@ -48,7 +48,7 @@ CURVES = (
 
 
 class TokenizerTrainer:
-    """Everything of one stage; `run` trains to the last step of its last phase."""
+    """The parts of one stage's training; `run` trains to the last step of the last phase."""
 
     def __init__(self, config: TokenizerConfig):
         self.config, training, params = config, config.training, config.dataset.params

@@ -54,8 +54,8 @@ class Checkpointer:
         self.accelerator = accelerator
         self.sharded = sharded
         self.output_dir = Path(settings.output_dir)
-        self.lock = ExitStack()  # of the output folder, from before a resume to the end of the run
-        self._saved: dict[str, Any] = {}  # what the checkpoint said, until the optimizers are loaded
+        self.lock = ExitStack()  # lock of the output folder, from before a resume to the end of the run
+        self._saved: dict[str, Any] = {}  # the checkpoint's state, kept until the optimizers are loaded
 
     # -- resume -----------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class Checkpointer:
         """Lock the output folder, then load weights and counters of the checkpoint to resume from, if there is one.
 
         Models that the checkpoint lacks keep their initial weights: a configuration may add the GAN or the
-        moving average later. Raises UserError if the codes were made by another tokenizer before.
+        moving average later. Raises UserError if the checkpoint was trained on codes of another tokenizer.
         """
         if self.accelerator.is_main_process:  # before reading: another run may be writing
             self.lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
@@ -133,7 +133,7 @@ class Checkpointer:
         """Write the checkpoint of the current step; every rank calls this. Returns whether it was written.
 
         A full disk is only a warning unless the checkpoint is `required`: a later one may succeed, while
-        stopping would lose the work since the last one for certain.
+        ending the run would lose the steps since the last one.
         """
         failure, main = None, self.accelerator.is_main_process
         if main or self.sharded:  # sharded: every rank takes part in the gathers

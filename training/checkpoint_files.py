@@ -44,9 +44,9 @@ def save_checkpoint(
     """Write the checkpoint of `step`, then remove all but the `keep` newest and the milestones.
 
     weights: file stem -> state dict; state: tensors, numbers, strings and containers of them.
-    A kill at any moment leaves the previous checkpoint, or this one, complete. An existing checkpoint of
-    this step is what the run was resumed from, and stays.
-    Raises OSError or SafetensorError if the disk is full; what was there before stays.
+    A kill at any moment leaves the previous checkpoint, or this one, complete. If there is a checkpoint of
+    this step, the run was resumed from it, and it stays.
+    Raises OSError or SafetensorError if the disk is full; older checkpoints stay.
     """
     folder = checkpoint_folder(output_dir, step)
     if folder in list_checkpoints(output_dir):
@@ -101,7 +101,7 @@ def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
         return found[-1] if found else None
     path = Path(str(resume))
     if not (path / STATE_FILE).is_file():
-        raise UserError(f"experiment.resume: {path} is no checkpoint folder (it has no {STATE_FILE})")
+        raise UserError(f"experiment.resume: {path} is not a checkpoint folder (it has no {STATE_FILE})")
     return path
 
 

@@ -18,7 +18,7 @@ from utils.cpu import tune_for_cpu
 from utils.errors import UserError
 
 MAX_CHARACTERS_IN_ERROR = 200  # of each conflicting value
-COLLECTIVE_TIMEOUT = timedelta(hours=1)  # ranks may wait for one that lists files or downloads weights
+COLLECTIVE_TIMEOUT = timedelta(hours=1)  # a rank may list files or download weights while the others wait
 PRECISIONS = ("no", "bf16", "fp16")
 
 
@@ -66,8 +66,8 @@ def accumulate(
 ) -> dict[str, Tensor]:
     """Backward passes of the micro-batches of a step; gradients are averaged over ranks with the last one.
 
-    model: what `forward` runs and the ranks share. forward(batch): scalars by name; "loss" is minimised.
-    Returns the scalars' means.
+    model: the module that `forward` runs, wrapped by DDP or FSDP if there are several ranks.
+    forward(batch): scalars by name; "loss" is minimised. Returns the scalars' means.
     """
     means: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, 1):

@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 def shard(model: nn.Module, blocks: Iterable[nn.Module], device_type: str, dtype: torch.dtype | None = None) -> None:
     """Give each rank a part of every parameter; blocks are gathered one by one when they run.
 
-    The model may be on the CPU: each block moves to the device when its turn comes.
-    dtype: of gathered weights. Gradients are averaged in float32, and activations between blocks keep their dtype.
+    The model may be on the CPU: each block moves to the device when it is sharded.
+    dtype: of the gathered weights. Gradients are averaged in float32; activations between blocks keep their dtype.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))

@@ -1,4 +1,4 @@
-"""Skip optimizer steps whose loss or gradient is not finite."""
+"""Skip optimizer steps if loss or gradient is not finite."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class StepGuard:
     ) -> tuple[float, bool]:
         """Returns the gradient norm before clipping, and whether the weights were updated.
 
-        loss: this rank's mean over all micro-batches. describe: words for this rank's batch, for the error.
-        before_update: called just before an update. All ranks decide the same.
+        loss: this rank's mean over all micro-batches. describe: a description of this rank's batch, for the error.
+        before_update: called just before an update. All ranks decide alike.
         Raises UserError after `max_bad_steps` skipped steps in a row.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -38,7 +38,7 @@ class Logger:
     """Logs on the main process, and does nothing on the others.
 
     OUTPUT/metrics.jsonl holds one line per call: {"step": n, name: value, ...}. If wandb or TensorBoard
-    cannot start or cannot be reached, that costs a warning, never the training.
+    cannot start or cannot be reached, a warning is printed and the training continues.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Logger:
             else:
                 from torch.utils.tensorboard import SummaryWriter
 
-                purge = first_step + 1 if self._resumed else 0  # TensorBoard hides older numbers from here on
+                purge = first_step + 1 if self._resumed else 0  # TensorBoard hides earlier numbers from this step on
                 self._board = SummaryWriter(str(Path(output_dir) / "tensorboard"), purge_step=purge)
         except Exception as error:
             name = "wandb" if use_wandb else "TensorBoard"
             print(f"warning: {name} did not start ({error}); numbers only go to {self.path}")
 
     def _start_wandb(self, wandb: Any, config: dict[str, Any]) -> Any:
-        """A run as WANDB_MODE says; an offline one if the server or the login is missing."""
+        """Start a run as WANDB_MODE says, or an offline one if server or login is missing."""
         experiment = config["experiment"]
         chosen = {"project": experiment["project"], "name": experiment["name"], "dir": str(self.path.parent)}
         chosen |= {"id": self._run_id(), "resume": "allow"}
@@ -139,8 +139,8 @@ def _rename_old_log(path: Path) -> None:
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl by step.
 
-    A step that a killed run logged and the resumed run logged again appears once, as the latter logged
-    it. A line that a kill cut off is skipped.
+    A step that a killed run and then the resumed run logged appears once, with the values of the resumed
+    run. A line that a kill cut off is skipped.
     """
     rows: dict[tuple, dict[str, Any]] = {}
     path = Path(output_dir) / LOG_FILE

@@ -124,7 +124,7 @@ def train(
                 logger.log(state.step, means)
                 bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
 
-            # Save before validation, whose failure would otherwise cost the steps since the last checkpoint.
+            # Save before validation: if validation fails, no steps are lost.
             stopping, milestone = stop.requested(), is_milestone(state.step)
             save_due |= milestone or due(experiment.save_every)
             milestone_due |= milestone

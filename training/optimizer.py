@@ -1,4 +1,4 @@
-"""AdamW, its settings, and one step over several micro-batches."""
+"""AdamW and its settings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ def plot_curves(output_dir: str | Path, panels: Sequence[Sequence[str]], path: s
 
 def plot_runs(runs: dict[str, Path], panels: Sequence[tuple[str, Sequence[str]]], path: str | Path) -> None:
     """Panels of several runs: `panels` holds (run, metric names), `runs` each run's output folder."""
-    import matplotlib  # a third of a second of every start, for those who draw
+    import matplotlib  # imported late: it takes a third of a second
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

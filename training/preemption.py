@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 
 def _kill_data_workers() -> None:
-    """Python's own exit would send SIGTERM to workers, which ignore it, and wait for them forever."""
+    """Python's own exit would send them SIGTERM, which they ignore, and wait for them forever."""
     for worker in multiprocessing.active_children():
         worker.kill()
 

@@ -20,7 +20,7 @@ class TrainState:
     samples_seen: int = 0  # by all ranks together
     skipped_steps: int = 0
     undecodable: set[int] = field(default_factory=set)  # training files, by index
-    data: dict[str, Any] = field(default_factory=dict)  # facts of the training data, see `Checkpointer.resume_models`
+    data: dict[str, Any] = field(default_factory=dict)  # facts about the training data; a resumed run compares them
 
     @property
     def inference_model(self) -> Any:

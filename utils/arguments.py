@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A type for argparse: an integer that is not below `least`."""
+    """A type for argparse: integers from `least` on."""
 
     def integer(text: str) -> int:
         if (value := int(text)) < least:

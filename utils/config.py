@@ -57,7 +57,7 @@ def option_metadata(settings_class: type, name: str) -> dict[str, Any]:
 
 
 def registry_sections(schema_class: type, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of the sections whose settings class a registry decides, with that registry."""
+    """Dotted key -> registry, for the sections with settings of a registered part."""
     found = {}
     hints = get_type_hints(schema_class)
     for item in fields(schema_class):

@@ -1,4 +1,4 @@
-"""What makes PyTorch fast on a CPU; without effect on the results but for rounding."""
+"""Settings that make PyTorch fast on a CPU. Results change only by rounding."""
 
 import ctypes
 import os
@@ -15,8 +15,8 @@ NEVER_TRIM = 2**31 - 1
 def tune_for_cpu() -> None:
     """Keep freed memory in the process, use all cores, and treat denormal numbers as zero.
 
-    By default glibc returns every large tensor to the system and faults its pages in anew at the
-    next step: a quarter of a small model's training time where page faults are slow.
+    By default glibc returns every large tensor to the system, and the next step faults its pages in
+    again. Where page faults are slow, that takes a quarter of a small model's training time.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong, where, and what to do."""
+    """Something the user can fix. The message says what is wrong, where, and what to do."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -20,14 +20,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, to be quoted in another one; its type where it has no message."""
+    """The first line of an error's message, for quoting in another message; the error's type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def entry_point(main: Callable[..., None]) -> Callable[..., None]:
     """Turn a `UserError` into one line on stderr and exit code 2.
 
-    Each process of a launch reports for itself: the fault may be on one machine only.
+    Every process of a launch reports its own error: the fault may be on one machine only.
     """
 
     @functools.wraps(main)
@@ -35,14 +35,14 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
             if dist.is_available() and dist.is_initialized():
-                dist.destroy_process_group()  # its threads would otherwise be cut off by the exit
+                dist.destroy_process_group()  # the exit would otherwise cut off its threads
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = f"[rank {rank}] " if rank != "0" else ""
-            # One raised in a data worker arrives with that worker's stack trace before it.
+            # An error in a data worker arrives after that worker's stack trace.
             message = str(error).strip().splitlines()[-1].removeprefix(f"{__name__}.UserError: ")
             print(f"{where}error: {message}", file=sys.stderr, flush=True)
-            # A peer may be waiting in a collective; the launcher ends it when this process fails.
+            # Other ranks may wait in a collective; the launcher ends them when this process fails.
             sys.exit(2)
 
     return run

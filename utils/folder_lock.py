@@ -17,8 +17,8 @@ POLL_SECONDS = 0.5
 def exclusive_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     """Hold the folder's lock for the duration of the block.
 
-    The lock ends with the process, however the process ends; forked workers do not hold it. Network file
-    systems pass it to other machines and may need a while to notice that one of them died. On a file
+    The lock ends with the process, however the process ends. Forked workers do not hold it. Network file
+    systems share it with other machines, and may take a while to notice that a machine died. On a file
     system without locks this does nothing.
     timeout: seconds to wait for another program to release the lock.
     Raises UserError if another program still holds it, or the folder is not writable.

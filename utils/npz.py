@@ -65,7 +65,7 @@ class NpzImages:
 
 
 def read_arrays(path: str | Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named arrays, as far as the file has them. Loads no pickled objects. Raises UserError."""
+    """Those of the named arrays that the file has. Loads no pickled objects. Raises UserError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in names if name in arrays.files}

@@ -23,11 +23,11 @@ def local_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise UserError(f"{source} is no file, no folder and no hub id (name/repository)")
+        raise UserError(f"{source} is neither a file, nor a folder, nor a hub id (name/repository)")
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source} is no folder, and no hub repository by this id: {first_line(error)}") from error
+        raise UserError(f"{source} is neither a folder nor a hub repository: {first_line(error)}") from error
 
 
 def find_weights(

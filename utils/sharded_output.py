@@ -99,7 +99,7 @@ class ShardedOutput:
     def claim(self, state: PartialState) -> list[int]:
         """This process's share of the missing shards; every process calls it after `prepare`.
 
-        The main process looks for all: others might look later, when some shards are finished.
+        Only the main process looks: others might look later, when more shards are finished.
         """
         (missing,) = broadcast_object_list([self.missing()])
         if len(missing) < self.num_shards:
@@ -118,7 +118,7 @@ class ShardedOutput:
             time.sleep(1)
 
     def mark_complete(self, record: dict[str, Any]) -> None:
-        """record: the identity, and whatever else is to be known of the output."""
+        """record: the identity and other facts about the output."""
         write_json(self.record, record)
         shutil.rmtree(self.progress)
 

@@ -32,9 +32,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint ({first_line(error)[:MAX_QUOTED]})") from error
+        raise UserError(f"{path} is damaged or not a checkpoint ({first_line(error)[:MAX_QUOTED]})") from error
     except Exception as error:  # torch raises pickle.UnpicklingError subclasses for foreign content
-        raise UserError(f"{path} is no checkpoint of plain tensors ({first_line(error)[:MAX_QUOTED]})") from error
+        raise UserError(f"{path} is not a checkpoint of plain tensors ({first_line(error)[:MAX_QUOTED]})") from error
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} holds no state dict (a mapping of names to tensors)")
     return dict(state)

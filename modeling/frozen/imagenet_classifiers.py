@@ -32,15 +32,15 @@ class ImageClassifier:
 def load_classifier(name: str, checkpoint: str | None, random_weights: bool = False) -> ImageClassifier:
     """Load `name`: "small_classifier", or a model name of torchvision, else of timm, with ImageNet weights.
 
-    ImageNet weights come from `checkpoint`, the libraries' caches or a download; those of "small_classifier" from
-    `checkpoint`, a file of evaluation/train_classifier.py. `random_weights` is for tests only.
+    ImageNet weights come from `checkpoint`, the libraries' caches or a download. Weights of "small_classifier" come
+    from `checkpoint`, a file that evaluation/train_classifier.py wrote. `random_weights` is for tests only.
     Raises UserError that says which file to put where.
     """
     if name == SMALL_CLASSIFIER:
         return _small_classifier(checkpoint)
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
-    import timm  # here, as the import takes a second
+    import timm  # imported late: it takes a second
 
     if timm.is_model(name.partition(".")[0]):
         return _from_timm(name, checkpoint, random_weights)

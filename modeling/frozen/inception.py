@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
-WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
 SPATIAL_CHANNELS = 7  # the first channels of mixed_6/conv: ADM's choice for sFID
 
 

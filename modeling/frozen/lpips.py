@@ -13,7 +13,7 @@ VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 
 
 class LPIPS(nn.Module):
-    """The metric of the `lpips` package, which holds the linear layers; VGG16's weights come from a file."""
+    """The metric of the `lpips` package. The package holds the linear layers; VGG16's weights come from a file."""
 
     def __init__(self, vgg_weights: str | Path | None):
         """vgg_weights: torchvision's VGG16 checkpoint; None leaves random weights, for tests only."""

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, trained on the data itself: it replaces Inception in the metrics of samples."""
+"""A small convolutional classifier that is trained on the data itself and can replace Inception in the metrics."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utils.atomic import atomic_path
 from utils.errors import UserError
 
-SPATIAL_CHANNELS = 7  # as many as ADM takes of Inception for sFID
+SPATIAL_CHANNELS = 7  # ADM's number for sFID
 
 
 class Classifier(nn.Module):

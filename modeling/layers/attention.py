@@ -1,11 +1,11 @@
-"""Attention of a whole sequence, by the kernel that is fastest where it runs."""
+"""Softmax attention of a whole sequence, by the fastest kernel for its device."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Positions up to which materialised scores are faster in float32, in training on a CPU (docs/benchmarks.md).
-SHORT = 128
+# Up to this many positions materialised scores are faster in float32 training on a CPU (docs/benchmarks.md).
+MAX_MATERIALISED_LENGTH = 128
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
@@ -13,7 +13,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float =
 
     q, k, v: (B, heads, L, head_width). Returns the same shape and dtype. dropout: of the weights, in [0, 1).
     """
-    if q.device.type == "cpu" and q.requires_grad and (dropout or q.dtype == torch.bfloat16 or q.shape[2] <= SHORT):
+    trains_on_cpu = q.device.type == "cpu" and q.requires_grad
+    if trains_on_cpu and (dropout or q.dtype == torch.bfloat16 or q.shape[2] <= MAX_MATERIALISED_LENGTH):
         return materialised_attention(q, k, v, causal=causal, dropout=dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
@@ -21,9 +22,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float =
 def materialised_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """`attention` with the scores as a tensor, for training on CPUs.
 
-    PyTorch's fused kernel for CPUs knows no dropout, and its backward pass is slow in bfloat16 and for
-    sequences so short that their scores stay in the processor's cache.
-    In bfloat16 the scores are rounded to it; their softmax is computed in float32.
+    PyTorch's fused kernel for CPUs does not support dropout. Its backward pass is slow in bfloat16, and for
+    short sequences: their scores fit into the processor's cache.
+    In bfloat16 the scores are rounded; their softmax is computed in float32.
     """
     queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))
     length, scale = q.shape[2], q.shape[3] ** -0.5

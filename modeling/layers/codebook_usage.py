@@ -14,10 +14,10 @@ class CodebookUsage:
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
     def usage(self) -> float:
-        """Share of the codebook that was used at all."""
+        """Share of the codebook that occurs, in [0, 1]."""
         return float((self.counts > 0).float().mean())
 
     def perplexity(self) -> float:
-        """exp(entropy): how many equally frequent codes would be as uncertain."""
+        """exp(entropy): the number of equally frequent codes with the same entropy."""
         p = self.counts.double() / self.counts.sum().clamp_min(1)
         return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))

@@ -1,4 +1,4 @@
-"""Keys and values of the positions that were decoded, for all layers."""
+"""Keys and values of all layers at the decoded positions."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ class LayerCache:
         self.values = cache.values[layer]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store k and v of the next n positions; attention of q to all positions up to its own.
+        """Store k and v of the next n positions, then attend from q to all positions up to its own.
 
         q, k, v: (B, heads, n, head_width), n = 1 unless the cache is empty. Returns the same shape.
         """

@@ -20,7 +20,7 @@ def autocast(device: torch.device | str, precision: str) -> torch.autocast:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Cast the half precisions of autocast to float32; float64, in which tests compare exactly, stays."""
+    """Cast half precision to float32. float64 stays, because tests compare in it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

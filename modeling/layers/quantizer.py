@@ -11,16 +11,16 @@ USAGE_DECAY = 0.99
 # Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
 ANCHOR_SHARPNESS = 10.0
 ANCHOR_EPSILON = 1e-3
-LIVE_SHARE = 0.1  # of the average code's usage, from which on a code counts as used
+LIVE_SHARE = 0.1  # a code counts as used from this share of the average usage
 
 
 class VectorQuantizer(nn.Module):
     """Nearest codebook row by squared Euclidean distance; float32 whatever the autocast dtype.
 
     With `clustering`, training-mode forwards also collect what the codebook update of "Online
-    Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139) needs, and `update_codebook`
-    carries it out once a step: micro-batches of an accumulated step count as one batch, and a
-    step that is given up leaves the codebook alone.
+    Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139) needs. `update_codebook` updates
+    once per step: the micro-batches of an accumulated step count as one batch, and a skipped step
+    leaves the codebook unchanged.
     """
 
     def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
@@ -29,7 +29,7 @@ class VectorQuantizer(nn.Module):
         self.clustering = clustering
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         self.embedding = nn.Embedding(codebook_size, token_size)
-        # On the CPU even where the model is built on the meta device: not every file holds it.
+        # On the CPU even if the model is built on the meta device, because some files lack it.
         self.register_buffer("embed_prob", torch.zeros(codebook_size, device="cpu"))
 
     @torch.autocast("cuda", enabled=False)
@@ -58,7 +58,7 @@ class VectorQuantizer(nn.Module):
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
     def assign(self, z: Tensor) -> Tensor:
-        """z: (B, C, 1, T) -> codes (B, T) int64, with no effect on the codebook."""
+        """z: (B, C, 1, T) -> codes (B, T) int64. The codebook does not change."""
         rows = at_least_float32(z).permute(0, 2, 3, 1).reshape(-1, z.shape[1])
         return self._distances(rows).argmin(dim=1).view(z.shape[0], -1)
 
@@ -70,7 +70,7 @@ class VectorQuantizer(nn.Module):
         """Squared distances, (n, K)."""
         codebook = self.embedding.weight
         squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        with full_float32():  # ten bits would be lost in the cancellation
+        with full_float32():  # differences of large numbers: TF32 would lose too many bits
             return torch.addmm(squares, latents, codebook.t(), alpha=-2)
 
     def _collect(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
@@ -79,7 +79,7 @@ class VectorQuantizer(nn.Module):
         latents: (n, C), codes: (n,), distances: (n, K).
         """
         nearest, index = distances.min(dim=0)
-        # Not bincount, which makes the host wait for the GPU to learn the largest code.
+        # Not bincount: it makes the host wait for the GPU, to learn the largest code.
         counts = codes.new_zeros(self.codebook_size).scatter_add_(0, codes, torch.ones_like(codes))
         self._collected.append((counts, nearest, latents[index]))
 
@@ -93,26 +93,26 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update_codebook(self) -> None:
-        """One clustering update from the latents of all forwards since the last, on all ranks.
+        """One clustering update from the latents of all forwards since the last update, on all ranks.
 
-        Call it after the backward passes and before the optimizer's step, on every rank. Every rank
-        ends with the same codebook and usage, bit for bit: all of them reduce the same numbers in
-        the same order. Only each rank's nearest latent of every code travels, K * (C + 1) numbers
-        in place of all latents; the result is the same.
+        Every rank calls it, after the backward passes and before the optimizer's update. All ranks get
+        the same codebook and usage bit for bit, because they reduce the same numbers in the same order.
+        Each rank sends only the nearest latent of every code, K * (C + 1) numbers; the result equals
+        that of sending all latents.
         """
         if not self._collected:
             return
         counts, nearest, anchors = (torch.stack(parts) for parts in zip(*self._collected, strict=True))
         self._collected.clear()
         counts = counts.sum(0)
-        nearest, anchors = _nearest_of(nearest, anchors)
+        nearest, anchors = _reduce_nearest(nearest, anchors)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(counts)
             all_nearest = [torch.empty_like(nearest) for _ in range(dist.get_world_size())]
             all_anchors = [torch.empty_like(anchors) for _ in range(dist.get_world_size())]
             dist.all_gather(all_nearest, nearest)
             dist.all_gather(all_anchors, anchors.contiguous())
-            _, anchors = _nearest_of(torch.stack(all_nearest), torch.stack(all_anchors))
+            _, anchors = _reduce_nearest(torch.stack(all_nearest), torch.stack(all_anchors))
         share = counts.to(self.embed_prob.dtype) / counts.sum()
         self.embed_prob.mul_(USAGE_DECAY).add_(share, alpha=1 - USAGE_DECAY)
         exponent = -self.embed_prob * self.codebook_size * ANCHOR_SHARPNESS / (1 - USAGE_DECAY)
@@ -120,7 +120,7 @@ class VectorQuantizer(nn.Module):
         self.embedding.weight.mul_(1 - weight).add_(anchors * weight)
 
 
-def _nearest_of(nearest: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+def _reduce_nearest(nearest: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """nearest (m, K), anchors (m, K, C) of m batches -> (K,), (K, C) of all of them."""
     nearest, owner = nearest.min(dim=0)
     return nearest, anchors[owner, torch.arange(len(owner), device=owner.device)]

@@ -59,7 +59,7 @@ def init_weights(module: nn.Module, std: float) -> None:
     """Initialise one module of the tokenizer; for `model.apply`.
 
     Linear, convolution and embedding weights: normal with `std`, truncated at two std;
-    biases 0; norms are left at 1 and 0.
+    biases: 0. Norms keep their weights 1 and biases 0.
     """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

@@ -41,7 +41,8 @@ def test_tensors_are_counted_while_they_live():
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_count_bounds_a_real_step_closely(precision, recompute, monkeypatch):
-    monkeypatch.setattr("modeling.layers.attention.SHORT", 0)  # the fused kernel in float32 too, as on a GPU
+    # The fused kernel in float32 too, as on a GPU.
+    monkeypatch.setattr("modeling.layers.attention.MAX_MATERIALISED_LENGTH", 0)
     torch.manual_seed(0)
     model = AliTokGenerator(
         GeneratorConfig(

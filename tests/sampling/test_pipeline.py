@@ -36,10 +36,10 @@ def test_pipeline_from_folder_file_and_hub(pretrained, tmp_path, monkeypatch):
     assert whole.tokenizer.decode(codes).shape == images.shape
     with pytest.raises(UserError, match="name their configuration"):
         Pipeline.from_pretrained(file)
-    with pytest.raises(UserError, match="no file, no folder and no hub id"):
+    with pytest.raises(UserError, match="neither a file, nor a folder, nor a hub id"):
         Pipeline.from_pretrained(tmp_path / "nowhere" / "at" / "all")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="no-such/repository is no folder, and no hub repository by this id"):
+    with pytest.raises(UserError, match="no-such/repository is neither a folder nor a hub repository"):
         Pipeline.from_pretrained("no-such/repository")
     with pytest.raises(UserError, match="sampling settings: top_k is 0"):
         Pipeline.from_pretrained(pretrained / "hub", settings={"top_k": 0})

@@ -68,10 +68,10 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
     for path in files:
         cut = tmp_path / f"cut{path.suffix}"
         cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        refused(cut, "damaged|no checkpoint")
+        refused(cut, "damaged|not a checkpoint")
     text = tmp_path / "text.bin"
     text.write_text("hello")
-    refused(text, "no checkpoint|damaged")
+    refused(text, "not a checkpoint|damaged")
     odd = tmp_path / "odd.pth"
     torch.save({"model": {"a": 1}}, odd)
     refused(odd, "no state dict")
@@ -87,5 +87,5 @@ def test_pickled_code_is_not_run(tmp_path):
 
     path = tmp_path / "trap.pth"
     torch.save({"weight": Trap()}, path)
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         load_tokenizer(toy.tokenizer().config, path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.layers.attention import SHORT, attention
+from modeling.layers.attention import MAX_MATERIALISED_LENGTH, attention
 
 
 def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -22,7 +22,7 @@ def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: boo
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("length", [1, 40, SHORT, SHORT + 1])
+@pytest.mark.parametrize("length", [1, 40, MAX_MATERIALISED_LENGTH, MAX_MATERIALISED_LENGTH + 1])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
 def test_attention_is_its_definition_with_its_gradients(dtype, tolerance, length, causal):
     inputs = heads(length, dtype)
@@ -35,7 +35,7 @@ def test_attention_is_its_definition_with_its_gradients(dtype, tolerance, length
         torch.testing.assert_close(gradient, reference, rtol=tolerance, atol=2 * tolerance)
 
 
-@pytest.mark.parametrize("length", [40, SHORT + 1])
+@pytest.mark.parametrize("length", [40, MAX_MATERIALISED_LENGTH + 1])
 def test_dropout_drops_attention_weights(length):
     """With one-hot values the output is the matrix of attention weights."""
     q, k, _ = heads(length)

@@ -156,6 +156,7 @@ def test_mistakes_are_found_before_anything_runs(written, tmp_path, override, me
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_second_start_in_one_folder_touches_nothing(written, tmp_path):
     with exclusive_lock(tmp_path / "out"):
         result = launch.run("-m", "experiments.ablation.run", f"config={written}", check=False)

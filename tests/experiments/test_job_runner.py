@@ -113,6 +113,7 @@ def test_two_jobs_with_one_file_name_are_refused(tmp_path):
         JobRunner([Job("a b", ("-c", "")), Job("A: b", ("-c", ""))], tmp_path).run()
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     with held(tmp_path), pytest.raises(UserError, match="another run is at work in"), exclusive_lock(tmp_path):
         pass
@@ -135,6 +136,7 @@ def test_a_failed_job_stops_the_others_and_its_log_is_named(tmp_path):
     assert "no such thing" in (tmp_path / "out" / "jobs" / "bad.log").read_text()
 
 
+@pytest.mark.slow
 def test_sigterm_reaches_the_running_job(tmp_path):
     code = (
         "import sys; from pathlib import Path; from utils.errors import entry_point;"

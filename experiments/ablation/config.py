@@ -6,7 +6,8 @@ from omegaconf import MISSING
 
 from utils.errors import UserError, nearest
 
-RUN_FOLDER = ("ar", "cache_train", "cache_val", "tokenizer", "tokenizer_stage1", "tokenizer_stage2")
+# Names in the folder of a run; probes and samplings add theirs.
+RUN_NAMES = ("ar", "cache_train", "cache_val", "tokenizer", "tokenizer_stage1", "tokenizer_stage2")
 
 
 @dataclass
@@ -56,7 +57,7 @@ def check(config: AblationConfig) -> None:
     if not config.seeds or not config.variants:
         raise UserError("the configuration lists no seeds or no variants")
     titles = [variant.title for variant in config.variants.values()]
-    names = [*RUN_FOLDER, *config.probes, *config.samplings]
+    names = [*RUN_NAMES, *config.probes, *config.samplings]
     for what, values in (("seeds", config.seeds), ("titles", titles), ("probes and samplings", names)):
         if repeated := [value for value in values if values.count(value) > 1]:
             raise UserError(f"{what}: '{repeated[0]}' is taken already")

@@ -1,4 +1,4 @@
-"""A pipeline as a list of commands, of which only those run whose results are not there yet."""
+"""Run a list of commands: skip the finished ones, resume interrupted ones, run several at a time."""
 
 import hashlib
 import json
@@ -9,219 +9,165 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from statistics import mean
 
 import torch
 
-from utils.atomic import write_atomically
+from utils.atomic import write_json
+from utils.config import with_bases
 from utils.errors import UserError
 
-POLL = 0.05  # seconds between looks at the running commands
+POLL_SECONDS = 0.05
+RESUME = "run the same command to resume"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command of Python. It waits for the steps before it whose outputs hold its inputs."""
+class Job:
+    """A Python command. It starts after the earlier jobs that write its inputs."""
 
     name: str
-    command: tuple[str, ...]
-    outputs: tuple[Path, ...] = ()  # without these the step is not done; removed when it must be done anew
-    inputs: tuple[Path, ...] = ()  # files whose change makes the step run anew
+    command: tuple[str, ...]  # arguments of the Python interpreter
+    outputs: tuple[Path, ...] = ()  # files and folders; the job runs again if one is missing
+    inputs: tuple[Path, ...] = ()  # files; the outputs are removed and made again if the content of one changed
 
-    def key(self) -> str:
-        """What the step would do: its command and the content of its inputs."""
-        digest = hashlib.sha256(json.dumps(self.command).encode())
-        for path in self.inputs:
-            digest.update(path.read_bytes() if path.is_file() else b"absent")
-        return digest.hexdigest()
+    @classmethod
+    def from_templates(cls, name: str, command: str, outputs: str = "", inputs: str = "", **values: object) -> "Job":
+        """Split the texts at white space, then fill in each `{key}`: values may hold spaces."""
+        parts = [[part.format_map(values) for part in text.split()] for text in (command, outputs, inputs)]
+        return cls(name.format_map(values), tuple(parts[0]), tuple(map(Path, parts[1])), tuple(map(Path, parts[2])))
 
-    def remove_outputs(self) -> None:
-        for path in self.outputs:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-    def needs(self, other: "Step") -> bool:
-        """Whether one of the inputs is, or lies in, an output of `other`."""
-        return any(i == o or o in i.parents for i in self.inputs for o in other.outputs)
+    @property
+    def file_name(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     @property
     def script(self) -> str:
         return self.command[self.command[0] == "-m"]
 
-    @property
-    def slug(self) -> str:
-        """The name as a file name."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+    def key(self) -> str:
+        """Hash of the command and of the content of the inputs, and of the files that a YAML file is based on."""
+        digest = hashlib.sha256(json.dumps(self.command).encode())
+        files = (with_bases(path) if path.suffix == ".yaml" else [path] for path in self.inputs)
+        for path in chain.from_iterable(files):
+            digest.update(path.read_bytes() if path.is_file() else b"absent")
+        return digest.hexdigest()
+
+    def needs(self, other: "Job") -> bool:
+        """Whether an input is an output of `other`, or a file in such a folder."""
+        return any(output in (path, *path.parents) for path in self.inputs for output in other.outputs)
 
 
 @dataclass
-class _Running:
-    step: Step
-    process: subprocess.Popen
-    record: dict[str, Any]
-    begun: float
-    slot: int
+class JobRunner:
+    """Runs the jobs that are not done. FOLDER/jobs/ holds a record of each.
 
-
-def run_steps(
-    steps: list[Step],
-    folder: Path,
-    *,
-    jobs: int = 1,
-    capture: bool = False,
-    finished: Callable[[Step], Any] | None = None,
-) -> None:
-    """Run what is not done of `steps`, whose records go to folder/steps/.
-
-    A step is done if its last record has the same command and inputs and its outputs are there. With
-    another command or other inputs its outputs are removed first; otherwise what an interrupted run
-    left is there for it to go on with.
-    jobs: steps at the same time, each with its share of the cores, or a GPU of its own.
-    capture: output goes to folder/steps/NAME.log, and a line per step to this terminal.
-    finished: called with each step that is done, also with those that were done before.
-    Raises UserError when a step fails or the run is interrupted; running steps are told to stop first.
+    A job is done if its record has the same command and input contents, and its outputs exist. If the command or an
+    input changed, its outputs are removed first. Otherwise outputs of an interrupted run stay, for the job to resume.
     """
-    records = folder / "steps"
-    records.mkdir(parents=True, exist_ok=True)
-    if len({step.slug for step in steps}) < len(steps):
-        raise ValueError("two steps have names that make the same file name")
-    before = {step: [other for other in steps[:n] if step.needs(other)] for n, step in enumerate(steps)}
-    labels = {step: f"[{n}/{len(steps)}] {step.name}" for n, step in enumerate(steps, 1)}
-    waiting, running, done = list(steps), [], set()
 
-    def finish(step: Step) -> None:
-        done.add(step)
-        if finished:
-            finished(step)
+    jobs: list[Job]
+    folder: Path
+    parallel: int = 1  # jobs at a time, each with a share of the cores, or a GPU of its own if there are several
+    log_to_files: bool = False  # write output to FOLDER/jobs/NAME.log, and one line per job to the terminal
+    on_done: Callable[[Job], object] = lambda job: None  # called for each finished job, also if it was done before
 
-    with _stopping(running):
-        while waiting or running:
-            ended = [item for item in running if item.process.poll() is not None]
-            for item in sorted(ended, key=lambda item: item.process.returncode != 0):  # successes count in any case
-                running.remove(item)
-                _close(item, records, capture)
-                if capture:
-                    left = _seconds_left(steps, [*waiting, *(r.step for r in running)], records) / jobs
-                    print(f"{labels[item.step]}: {item.record['seconds']:.0f} s{_about(left)}", flush=True)
-                finish(item.step)
-            while len(running) < jobs:
-                step = next((s for s in waiting if done.issuperset(before[s])), None)
-                if step is None:
-                    break
-                waiting.remove(step)
-                key, record = step.key(), _read(records / f"{step.slug}.json")
-                if record.get("key", key) != key:
-                    step.remove_outputs()
-                elif record.get("done") and step.outputs and all(path.exists() for path in step.outputs):
-                    print(f"{labels[step]}: done before", flush=True)
-                    finish(step)
-                    continue
-                slot = next(n for n in range(jobs) if n not in {r.slot for r in running})
-                record = {"number": steps.index(step) + 1, "name": step.name, "command": step.command, "key": key}
-                _start(running, step, record, labels[step], records, slot, jobs, capture)
-            if running:
-                time.sleep(POLL)
+    def run(self) -> None:
+        """Raises UserError if a job fails or on SIGINT or SIGTERM, after telling the running jobs to stop."""
+        if len({job.file_name for job in self.jobs}) < len(self.jobs):
+            raise ValueError("two jobs have the same file name")
+        self._waiting, self._running, self._done, self._records = list(self.jobs), {}, set(), {}
+        self._labels = {job: f"[{n}/{len(self.jobs)}] {job.name}" for n, job in enumerate(self.jobs, 1)}
+        needed = {job: {other for other in self.jobs[:n] if job.needs(other)} for n, job in enumerate(self.jobs)}
+        with self._stop_on_exit():
+            while self._waiting or self._running:
+                self._collect_ended()
+                ready = (job for job in self._waiting if needed[job] <= self._done)
+                if len(self._running) < self.parallel and (job := next(ready, None)):
+                    self._waiting.remove(job)
+                    self._skip_or_start(job)
+                else:
+                    time.sleep(POLL_SECONDS)
 
+    def _skip_or_start(self, job: Job) -> None:
+        key, path = job.key(), self._path(job, "json")
+        record = self._records[job] = json.loads(path.read_text()) if path.is_file() else {}
+        if record.get("key", key) != key:
+            for output in job.outputs:
+                shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+        elif record.get("done") and job.outputs and all(output.exists() for output in job.outputs):
+            print(f"{self._labels[job]}: done before", flush=True)
+            self._finish(job)
+            return
+        slot = min(set(range(self.parallel)) - {self._records[other]["slot"] for other in self._running})
+        record = {"number": self.jobs.index(job), "name": job.name, "command": job.command, "key": key, "done": False}
+        self._records[job] = record | {"slot": slot, "started": time.time()}
+        write_json(path, self._records[job])  # before the start: partial outputs belong to this key
+        if not self.log_to_files:
+            print(f"\n{self._labels[job]}\n  python {' '.join(job.command)}", flush=True)
+        with self._path(job, "log").open("ab") if self.log_to_files else nullcontext() as log:
+            command, stderr = [sys.executable, *job.command], subprocess.STDOUT if log else None
+            self._running[job] = subprocess.Popen(command, env=self._environment(slot), stdout=log, stderr=stderr)
 
-def step_seconds(folder: Path) -> dict[str, float]:
-    """How long each finished step of `folder` took, by name, in the order of the list of steps."""
-    found = [_read(path) for path in (folder / "steps").glob("*.json")]
-    found = sorted((r for r in found if r.get("done") and "number" in r), key=lambda r: r["number"])
-    return {r["name"]: r["seconds"] for r in found}
+    def _environment(self, slot: int) -> dict[str, str]:
+        if self.parallel == 1:
+            return dict(os.environ)
+        gpus = torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        share = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // self.parallel))}
+        return share | os.environ | ({"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} if gpus > 1 else {})
 
+    def _collect_ended(self) -> None:
+        ended = {job: code for job, process in self._running.items() if (code := process.poll()) is not None}
+        for job in sorted(ended, key=lambda job: ended[job] != 0):  # successes first, since a failure raises
+            del self._running[job]
+            if ended[job]:
+                where = f" (its output is in {self._path(job, 'log')})" if self.log_to_files else ""
+                raise UserError(f"'{job.name}' failed with exit code {ended[job]}{where}; once fixed, {RESUME}")
+            seconds = round(time.time() - self._records[job]["started"], 1)
+            self._records[job] |= {"done": True, "seconds": seconds}
+            write_json(self._path(job, "json"), self._records[job])
+            if self.log_to_files:
+                print(f"{self._labels[job]}: {seconds:.0f} s{self._time_left()}", flush=True)
+            self._finish(job)
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    def _finish(self, job: Job) -> None:
+        self._done.add(job)
+        self.on_done(job)
 
+    def _time_left(self) -> str:
+        """An estimate: a job takes as long as the finished jobs of its script, or else of all scripts."""
+        finished = {job: record["seconds"] for job, record in self._records.items() if record.get("done")}
+        left = 0.0
+        for job in [*self._waiting, *self._running]:
+            same_script = [seconds for other, seconds in finished.items() if other.script == job.script]
+            left += mean(same_script or finished.values())
+        return f", about {left / self.parallel / 60:.0f} min left" if left else ""
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, lambda f: f.write(json.dumps(record).encode()))
-
-
-def _start(
-    running: list[_Running],
-    step: Step,
-    record: dict[str, Any],
-    label: str,
-    records: Path,
-    slot: int,
-    jobs: int,
-    capture: bool,
-) -> None:
-    record |= {"done": False, "seconds": None}
-    _write(records / f"{step.slug}.json", record)  # what is half done belongs to this key
-    environment = os.environ | (_share(slot, jobs) if jobs > 1 else {})
-    command, begun = [sys.executable, *step.command], time.perf_counter()
-    if capture:
-        with (records / f"{step.slug}.log").open("ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    else:
-        print(f"\n{label}\n  python {' '.join(step.command)}", flush=True)
-        process = subprocess.Popen(command, env=environment)
-    running.append(_Running(step, process, record, begun, slot))
-
-
-def _share(slot: int, jobs: int) -> dict[str, str]:
-    """The environment of one of several jobs: a GPU of its own if there are several, its share of the cores."""
-    gpus = torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))}
-    return share | ({"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} if gpus > 1 else {})
-
-
-def _close(item: _Running, records: Path, capture: bool) -> None:
-    code = item.process.returncode
-    if code:
-        where = f" (the end of {records / f'{item.step.slug}.log'} says why)" if capture else ""
-        raise UserError(
-            f"'{item.step.name}' ended with exit code {code}{where}; once mended, the same command goes on from here"
-        )
-    item.record |= {"done": True, "seconds": round(time.perf_counter() - item.begun, 1)}
-    _write(records / f"{item.step.slug}.json", item.record)
-
-
-@contextmanager
-def _stopping(running: list[_Running]):
-    """Tell the running steps to stop, and wait for them, whatever ends this block."""
-
-    def terminated(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on from here") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for item in running:
-            item.process.terminate()  # trainings save what they have
+    @contextmanager
+    def _stop_on_exit(self) -> Iterator[None]:
+        """At the end of the block, tell the running jobs to stop, and wait: trainings save first."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as SIGINT does
         try:
-            for item in running:
-                item.process.wait()
-        except KeyboardInterrupt:  # a second Ctrl-C means now
-            for item in running:
-                item.process.kill()
-            raise UserError("killed; the same command goes on from here") from None
+            yield
+        except KeyboardInterrupt:
+            raise UserError(f"interrupted; {RESUME}") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            for process in self._running.values():
+                process.terminate()
+            for process in self._running.values():
+                process.wait()
+
+    def _path(self, job: Job, suffix: str) -> Path:
+        return self.folder / "jobs" / f"{job.file_name}.{suffix}"
 
 
-def _seconds_left(steps: list[Step], left: list[Step], records: Path) -> float:
-    """Of the steps that are left, each as long as the finished ones of the same script took."""
-    times: dict[str, list[float]] = {}
-    for step in steps:
-        record = _read(records / f"{step.slug}.json")
-        if record.get("done"):
-            times.setdefault(step.script, []).append(record["seconds"])
-    known = [sum(t) / len(t) for t in times.values()]
-    average = sum(known) / len(known)
-    return sum(sum(t) / len(t) if (t := times.get(step.script)) else average for step in left)
-
-
-def _about(seconds: float) -> str:
-    return f", about {seconds / 60:.0f} min left" if seconds > 0 else ""
+def job_seconds(folder: Path) -> dict[str, float]:
+    """Duration of each finished job of `folder`, by name, in the order of the list of jobs."""
+    records = [json.loads(path.read_text()) for path in (folder / "jobs").glob("*.json")]
+    return {r["name"]: r["seconds"] for r in sorted(records, key=lambda r: r["number"]) if r["done"]}

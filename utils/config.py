@@ -85,6 +85,13 @@ def read_yaml(path: str | Path) -> DictConfig:
     return loaded if base is None else OmegaConf.merge(read_yaml(path.parent / base), loaded)
 
 
+def with_bases(path: str | Path) -> list[Path]:
+    """A YAML file and the files that it is based on."""
+    path = Path(path)
+    base = OmegaConf.load(path).get("base") if path.is_file() else None
+    return [path] if base is None else [path, *with_bases(path.parent / base)]
+
+
 def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], source: str) -> DictConfig:
     """Defaults, then `given`, then `overrides` ("dotted.key=value"), typed and checked. Raises UserError."""
     schema = _schema(schema_class, given, overrides)

@@ -1,88 +1,79 @@
-"""The configuration of an ablation: what is common, and a list of overrides for each variant.
+"""The configuration of an ablation: settings of all runs, and a list of overrides for each variant."""
 
-configs/fashion_mnist/ablation.yaml explains the keys.
-"""
-
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from utils.config import option, section
 from utils.errors import UserError, nearest
 
-INCEPTION = "_inception"  # ends the name of what Inception says of samples
-FOLDERS = ("configs", "cache_train", "cache_val", "tokenizer_stage1", "tokenizer_stage2")  # of a run, besides
+# Names in the folder of a run; probes and samplings add theirs.
+RUN_NAMES = ("ar", "cache_train", "cache_val", "tokenizer", "tokenizer_stage1", "tokenizer_stage2")
 
 
 @dataclass
-class Stages:
+class Files:
     """Configuration files of the three trainings."""
 
-    stage1: str = MISSING
-    stage2: str = MISSING
-    ar: str = MISSING
+    stage1: str = option(MISSING, "tokenizer, stage 1")
+    stage2: str = option(MISSING, "tokenizer, stage 2")
+    ar: str = option(MISSING, "generator, also used for sampling")
 
 
 @dataclass
 class Overrides:
     """`dotted.key=value` items for each training."""
 
-    stage1: list[str] = field(default_factory=list)
-    stage2: list[str] = field(default_factory=list)
-    ar: list[str] = field(default_factory=list)
+    stage1: list[str] = option([], "for stage 1 of the tokenizer")
+    stage2: list[str] = option([], "for stage 2 of the tokenizer")
+    ar: list[str] = option([], "for the generator")
 
 
 @dataclass
 class Variant(Overrides):
-    title: str = MISSING  # in tables and plots
-    second_stage: bool = False  # train a second decoder on the frozen codes, and draw samples with it
-    codes_of: str | None = None  # share stage 1, codes and AR models with this variant
+    title: str = option(MISSING, "name in tables and plots")
+    second_stage: bool = option(False, "train a second decoder on the frozen codes, and decode samples with it")
+    codes_of: str | None = option(None, "use stage 1, codes and generators of this variant")
 
 
 @dataclass
 class AblationConfig:
-    output_dir: str = MISSING
-    data_path: str = MISSING
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    jobs: int = 1
-    cached_images: int | None = None
-    cached_val_images: int | None = None
-    classifier_epochs: float = 4.0
-    configs: Stages = field(default_factory=Stages)
-    overrides: Overrides = field(default_factory=Overrides)
-    probes: dict[str, list[str]] = field(default_factory=dict)
-    samplings: dict[str, list[str]] = field(default_factory=dict)
-    variants: dict[str, Variant] = field(default_factory=dict)
-    only: list[str] | None = None  # of the variants
+    output_dir: str = option(MISSING, "folder of all results")
+    data_path: str = option(MISSING, "folder with train/<class>/<file> and val/<class>/<file>")
+    seeds: list[int] = option([0, 1, 2], "of weights, data order and sampling noise", min=0)
+    jobs: int = option(
+        1, "jobs at a time, each with a share of the cores, or a GPU of its own if there are several", min=1
+    )
+    cached_images: int | None = option(None, "training images that generators learn from; null: all", min=1)
+    cached_val_images: int | None = option(
+        None, "validation images for the generators' validation loss; null: all", min=1
+    )
+    classifier_epochs: float = option(4.0, "training length of the classifier that scores samples", above=0)
+    configs: Files = section(Files, "files that the overrides change")
+    overrides: Overrides = section(Overrides, "of all variants")
+    probes: dict[str, list[str]] = option({}, "overrides of more generators on the same codes")
+    samplings: dict[str, list[str]] = option({}, "overrides of each way to draw samples")
+    variants: dict[str, Variant] = option({}, "what is compared")
+    only: list[str] | None = option(None, "variants to run; null: all")
 
 
 def check(config: AblationConfig) -> None:
-    """Raise UserError for a configuration that makes no sense as a whole."""
-    for key in ("variants", "seeds", "samplings"):
-        if not getattr(config, key):
-            raise UserError(f"an ablation needs {key}: the configuration lists none")
-    if len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"seeds {config.seeds}: one comes twice")
+    """Raise UserError for what would otherwise be ignored, overwritten or mixed up in silence."""
+    if not config.seeds or not config.variants:
+        raise UserError("the configuration lists no seeds or no variants")
+    titles = [variant.title for variant in config.variants.values()]
+    names = [*RUN_NAMES, *config.probes, *config.samplings]
+    for what, values in (("seeds", config.seeds), ("titles", titles), ("probes and samplings", names)):
+        if repeated := [value for value in values if values.count(value) > 1]:
+            raise UserError(f"{what}: '{repeated[0]}' is taken already")
     for name in config.only or ():
         if name not in config.variants:
             raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
-    names = ["ar", "stage1", "stage2", "tokenizer", *config.probes, *config.samplings]
-    names += [f"{sampling}{INCEPTION}" for sampling in config.samplings]
-    for name in (*names, *config.variants):
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise UserError(f"'{name}' becomes a folder's name: only a-z, 0-9 and _, please")
-        if names.count(name) > 1 or name in FOLDERS:
-            raise UserError(f"probes and samplings: '{name}' is taken already, choose another name")
-    titles = [variant.title for variant in config.variants.values()]
-    if len(set(titles)) < len(titles):
-        raise UserError(f"titles {titles}: one comes twice")
     for name, variant in config.variants.items():
         if variant.stage2 and not variant.second_stage:
             raise UserError(f"variants.{name} has overrides of stage2, but second_stage is false")
-        other = variant.codes_of
-        if other is None:
-            continue
-        if other not in config.variants or config.variants[other].codes_of:
-            raise UserError(f"variants.{name}.codes_of: '{other}' is no variant with codes of its own")
-        if variant.stage1 or variant.ar:
-            raise UserError(f"variants.{name} shares the codes of '{other}': overrides of stage1 and ar go there")
+        if other := variant.codes_of:
+            if other not in config.variants or config.variants[other].codes_of:
+                raise UserError(f"variants.{name}.codes_of: '{other}' is not a variant with codes of its own")
+            if variant.stage1 or variant.ar:
+                raise UserError(f"variants.{name} uses the codes of '{other}': overrides of stage1 and ar belong there")

@@ -1,106 +1,110 @@
-"""Numbers of finished runs, and their means and spreads over seeds."""
+"""Numbers of finished runs, their table and their plot."""
 
 import json
-import math
-import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from experiments.ablation.config import INCEPTION, AblationConfig
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run
 from training.logging import last_logged
+
+PANELS_PER_ROW = 4
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One column: its name, its key in a run's numbers, how it is printed, what is better."""
+    """A row of the table and a panel of the plot."""
 
     title: str
-    key: str
+    key: str  # in a run's numbers
     digits: int
-    better: str = ""  # lower | higher, where one of them is
-    factor: float = 1.0
+    better: str = ""  # "lower", "higher", or "" if neither is better
+    factor: float = 1.0  # from the number to the unit in the title
 
-    def show(self, values: list[float]) -> str:
+    def values(self, rows: list[dict]) -> np.ndarray:
+        return self.factor * np.array([row[self.key] for row in rows])
+
+    def summary(self, rows: list[dict]) -> str:
         """Mean ± sample standard deviation over seeds."""
-        values = [self.factor * v for v in values]
-        mean = f"{statistics.mean(values):.{self.digits}f}"
-        return f"{mean} ± {statistics.stdev(values):.{self.digits}f}" if len(values) > 1 else mean
+        values = self.values(rows)
+        spread = f" ± {values.std(ddof=1):.{self.digits}f}" if len(values) > 1 else ""
+        return f"{values.mean():.{self.digits}f}{spread}"
+
+
+TOKENIZER_AND_GENERATOR = (
+    Measure("codes per image", "num_codes", 0),
+    Measure("reconstruction PSNR, dB", "psnr", 2, "higher"),
+    Measure("reconstruction FID", "rfid", 2, "lower"),
+    Measure("codebook used, %", "codebook_usage", 1, "higher", 100),
+    Measure("AR loss, nats per code", "nats_per_code", 3, "lower"),
+    Measure("AR loss, nats per image", "nats_per_image", 1, "lower"),
+    Measure("AR top-1 accuracy, %", "ar_accuracy", 1, "higher", 100),
+)
+SAMPLES = (
+    Measure("FID", "fid", 2, "lower"),
+    Measure("precision, %", "precision", 1, "higher", 100),
+    Measure("recall, %", "recall", 1, "higher", 100),
+    Measure("class agreement, %", "agreement", 1, "higher", 100),
+)
 
 
 def measures(config: AblationConfig) -> list[Measure]:
-    """The columns of an ablation, in the order of the work: tokenizer, AR model, samples."""
-    return [
-        Measure("codes an image", "num_codes", 0),
-        Measure("reconstruction PSNR, dB", "psnr", 2, "higher"),
-        Measure("reconstruction FID", "rfid", 2, "lower"),
-        Measure("codebook used, %", "codebook_usage", 1, "higher", 100),
-        Measure("AR loss, nats a code", "nats_per_code", 3, "lower"),
-        Measure("AR loss, nats an image", "nats_per_image", 1, "lower"),
-        *(Measure(f"{probe}: more nats an image", f"{probe}_gap", 1) for probe in config.probes),
-        *(
-            Measure(f"{title}, {sampling}", f"{sampling}_{key}", digits, better, factor)
-            for sampling in config.samplings
-            for title, key, digits, better, factor in (
-                ("FID", "fid", 2, "lower", 1),
-                ("FID of Inception", "inception_fid", 2, "lower", 1),
-                ("precision, %", "precision", 1, "higher", 100),
-                ("recall, %", "recall", 1, "higher", 100),
-                ("class agreement, %", "agreement", 1, "higher", 100),
-            )
-        ),
+    """In the order of work: tokenizer, generator, samples."""
+    gaps = [Measure(f"{probe}: more nats per image", f"{probe}_gap", 1) for probe in config.probes]
+    samples = [
+        replace(measure, title=f"{measure.title}, {sampling}", key=f"{sampling}_{measure.key}")
+        for sampling in config.samplings
+        for measure in SAMPLES
     ]
+    return [*TOKENIZER_AND_GENERATOR, *gaps, *samples]
 
 
 def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
-    """All numbers of a finished run."""
+    """All numbers of a finished run, read from its folders."""
 
-    def numbers(name: str) -> dict[str, float]:
-        return json.loads((run.folder / f"{name}.json").read_text())
+    def read(name: str, prefix: str = "") -> dict[str, float]:
+        numbers = json.loads((run.folder / f"{name}.json").read_text())
+        return {f"{prefix}{key}": value for key, value in numbers.items() if key != "features"}
 
-    loss = last_logged(run.codes_folder / "ar", "val_loss")
-    row = {
-        "variant": run.variant,
-        "title": run.title,
-        "seed": run.seed,
-        "num_codes": run.num_codes,
-        **numbers("tokenizer"),
-        "nats_per_code": loss,
-        "nats_per_image": loss * run.num_codes,
-        "ar_accuracy": last_logged(run.codes_folder / "ar", "val_accuracy"),
-    }
-    row |= {f"{p}_gap": (last_logged(run.codes_folder / p, "val_loss") - loss) * run.num_codes for p in config.probes}
+    loss = last_logged(run.codes / "ar", "val_loss")
+    row = {"variant": run.variant, "title": run.title, "seed": run.seed, "num_codes": run.num_codes}
+    row |= read("tokenizer") | {"nats_per_code": loss, "nats_per_image": loss * run.num_codes}
+    row["ar_accuracy"] = last_logged(run.codes / "ar", "val_accuracy")
+    for probe in config.probes:
+        row[f"{probe}_gap"] = (last_logged(run.codes / probe, "val_loss") - loss) * run.num_codes
     for sampling in config.samplings:
-        for judged in (sampling, f"{sampling}{INCEPTION}"):
-            if (run.folder / f"{judged}.json").is_file():
-                row |= {f"{judged}_{name}": value for name, value in numbers(judged).items() if name != "features"}
+        row |= read(sampling, f"{sampling}_")
     return row
 
 
-def one_line(row: dict, config: AblationConfig) -> str:
-    """A run in one line for the terminal."""
-    drawn = "".join(f", FID {row[f'{s}_fid']:.2f} ({s})" for s in config.samplings)
-    return (
-        f"{row['variant']}, seed {row['seed']}: PSNR {row['psnr']:.2f} dB,"
-        f" AR {row['nats_per_code']:.3f} nats a code, {row['nats_per_image']:.1f} an image{drawn}"
-    )
+def table(groups: dict[str, list[dict]], shown: list[Measure]) -> str:
+    """Markdown: a row per measure, a column per variant; mean ± standard deviation over seeds.
+
+    groups: title of a variant -> numbers of its runs.
+    """
+    lines = [["", *groups], ["---"] * (len(groups) + 1)]
+    lines += [[measure.title, *map(measure.summary, groups.values())] for measure in shown]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows of each title, in the order of first appearance."""
-    grouped: dict[str, list[dict]] = {}
-    for row in rows:
-        grouped.setdefault(row["title"], []).append(row)
-    return grouped
-
-
-def table(rows: list[dict], columns: list[Measure]) -> str:
-    """Markdown: a line per measure, a column per variant, mean ± standard deviation over seeds."""
-    groups = by_variant(rows)
-    lines = ["| | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    for column in columns:
-        cells = [
-            column.show(values) if not any(map(math.isnan, values)) else "not finite"
-            for values in ([row[column.key] for row in group] for group in groups.values())
-        ]
-        lines.append(f"| {column.title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def plot_measures(groups: dict[str, list[dict]], shown: list[Measure], path: Path) -> None:
+    """A panel per measure: a position per variant, a dot per seed, a line at the mean."""
+    num_rows = -(-len(shown) // PANELS_PER_ROW)
+    figure = Figure(figsize=(3.5 * PANELS_PER_ROW, 2.5 * num_rows))
+    for position, measure in enumerate(shown, 1):
+        axis = figure.add_subplot(num_rows, PANELS_PER_ROW, position)
+        for x, group in enumerate(groups.values()):
+            values = measure.values(group)
+            axis.scatter([x] * len(values), values, s=16, color=f"C{x}", alpha=0.8)
+            axis.hlines(values.mean(), x - 0.25, x + 0.25, color=f"C{x}")
+        axis.set_title(measure.title + (f" ({measure.better} is better)" if measure.better else ""), fontsize=9)
+        # Of "(a) bidirectional" only the letter fits.
+        axis.set_xticks(range(len(groups)), [title.split(" ")[0] for title in groups])
+        axis.set_xlim(-0.5, len(groups) - 0.5)
+        axis.grid(axis="y", alpha=0.3)
+    figure.suptitle(", ".join(groups), fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""Train and evaluate every variant of an ablation with every seed; stop and start again at will.
+"""Train and evaluate every variant of an ablation with every seed. Run the same command again to resume.
 
 python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 """
@@ -6,59 +6,71 @@ python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 import json
 from pathlib import Path
 
+from dataset.image_folder import list_images
+from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from experiments.ablation.config import AblationConfig
-from experiments.ablation.plan import Plan
-from experiments.ablation.report import write_report
-from experiments.ablation.results import collect, one_line
-from experiments.job_runner import Step, run_steps
-from utils.atomic import write_atomically
+from experiments.ablation.plan import Run, plan
+from experiments.ablation.results import TOKENIZER_AND_GENERATOR, collect, measures, plot_measures, table
+from experiments.job_runner import Job, JobRunner
+from utils.atomic import write_text
 from utils.config import load_config
 from utils.errors import entry_point
 from utils.folder_lock import exclusive_lock
+from utils.images import labelled_columns, labelled_rows, save_png
+
+SAMPLES_PER_CLASS = 4
+NUM_RECONSTRUCTIONS = 16
+HEADER = 24  # pixels above the samples for the variants' titles
 
 
 class Results:
-    """Keeps OUTPUT/runs.jsonl: one line for each run whose steps are all done, this plan's and earlier ones'."""
+    """Writes runs.jsonl: a line for each run whose jobs are done, after those of other variants and seeds."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.path = plan.output / "runs.jsonl"
-        self.done: set[Step] = set()
-        self.found: set[tuple[str, int]] = set()
-        planned = {(run.variant, run.seed) for run in plan.runs}
-        self._write({key: row for key, row in self._read().items() if key not in planned})
-
-    def add(self, step: Step) -> None:
-        self.done.add(step)
-        for run in self.plan.runs:
-            if (run.variant, run.seed) not in self.found and self.done.issuperset(run.steps):
-                self.found.add((run.variant, run.seed))
-                row = collect(run, self.plan.config)
-                self._write(self._read() | {(run.variant, run.seed): row})
-                print(f"  {one_line(row, self.plan.config)}", flush=True)
-
-    def _read(self) -> dict[tuple[str, int], dict]:
+    def __init__(self, config: AblationConfig, runs: list[Run]):
+        self.config, self.path, self.jobs = config, Path(config.output_dir, "runs.jsonl"), set()
+        self.pending = {(run.variant, run.seed): run for run in runs}
         rows = map(json.loads, self.path.read_text().splitlines()) if self.path.is_file() else ()
-        return {(row["variant"], row["seed"]): row for row in rows}
+        self.rows = {key: row for row in rows if (key := (row["variant"], row["seed"])) not in self.pending}
 
-    def _write(self, rows: dict[tuple[str, int], dict]) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in rows.values())
-        write_atomically(self.path, lambda f: f.write(lines.encode()))
+    def add_job(self, job: Job) -> None:
+        """Call for each finished job."""
+        self.jobs.add(job)
+        for key in [key for key, run in self.pending.items() if self.jobs.issuperset(run.jobs)]:
+            row = self.rows[key] = collect(self.pending.pop(key), self.config)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
+            numbers = (f"{measure.title} {measure.summary([row])}" for measure in TOKENIZER_AND_GENERATOR)
+            print(f"  {row['variant']}, seed {row['seed']}: {', '.join(numbers)}", flush=True)
 
-    def rows(self) -> list[dict]:
-        """Of this plan, variant by variant as the configuration lists them."""
-        rows, order = self._read(), list(self.plan.config.variants)
-        return [rows[key] for key in sorted(self.found, key=lambda key: (order.index(key[0]), key[1]))]
+
+def write_pictures(config: AblationConfig, runs: list[Run]) -> None:
+    """Write reconstructions.png and a SAMPLING.png for each sampling."""
+    held_out, output = list_images(config.data_path, "val"), Path(config.output_dir)
+    tokenizers, names = {run.title: run.tokenizer for run in runs}, class_names(held_out)
+    reconstructions = reconstruction_rows(held_out, runs[0].image_size, tokenizers, NUM_RECONSTRUCTIONS)
+    save_png(reconstructions, output / "reconstructions.png")
+    for sampling in config.samplings:
+        samples = [all_images(run.folder / f"{sampling}.npz") for run in runs]
+        blocks = [class_rows(images, labels, len(names), SAMPLES_PER_CLASS) for images, labels in samples]
+        sheet = labelled_columns(blocks, list(tokenizers), margin=HEADER)
+        save_png(labelled_rows(sheet, names, top=HEADER), output / f"{sampling}.png")
 
 
 @entry_point
 def main() -> None:
     config = load_config(AblationConfig, __doc__)
-    with exclusive_lock(Path(config.output_dir)):
-        plan = Plan(config)
-        results = Results(plan)
-        run_steps(plan.steps, plan.output, jobs=config.jobs, capture=True, finished=results.add)
-        print("\n" + write_report(plan, results.rows()))
+    output = Path(config.output_dir)
+    with exclusive_lock(output):
+        runs, jobs = plan(config)
+        results = Results(config, runs)
+        JobRunner(jobs, output, parallel=config.jobs, log_to_files=True, on_done=results.add_job).run()
+        groups: dict[str, list[dict]] = {}
+        for run in runs:
+            groups.setdefault(run.title, []).append(results.rows[run.variant, run.seed])
+        text = table(groups, measures(config))
+        write_text(output / "table.md", f"{text}\n")
+        plot_measures(groups, measures(config)[1:], output / "measures.png")
+        write_pictures(config, [run for run in runs if run.seed == config.seeds[0]])
+        print(f"\n{text}")
 
 
 if __name__ == "__main__":

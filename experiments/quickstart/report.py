@@ -1,4 +1,4 @@
-"""What the quickstart shows at its end: grids, curves, metrics.json, a short table.
+"""Pictures, curves, metrics.json and a short table of the quickstart.
 
 python -m experiments.quickstart.report --data_path data/fashion_mnist --output output/quickstart
 """
@@ -12,10 +12,10 @@ import numpy as np
 from dataset.image_folder import list_images
 from evaluation.extractors import ClassifierExtractor
 from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
-from experiments.job_runner import step_seconds
+from experiments.job_runner import job_seconds
 from training.logging import last_logged
 from training.plots import plot_runs
-from utils.atomic import write_atomically
+from utils.atomic import write_json
 from utils.errors import entry_point
 from utils.images import labelled_rows, save_png
 
@@ -29,16 +29,33 @@ PANELS = (
     ("tokenizer_stage2", ("val_psnr",)),
     ("ar", ("loss", "val_loss")),
 )
+TABLE = """
+validation PSNR, stage 1            {val_psnr_stage1:.2f} dB
+validation PSNR, stage 2            {val_psnr_stage2:.2f} dB
+codebook used on validation images  {val_codebook_usage:.1%}
+AR validation loss                  {ar_val_loss_nats_per_code:.3f} nats per code
+samples recognised as their class   {class_agreement:.1%}
+    real validation images          {classifier_val_accuracy:.1%}
+distance within a class             {within_class_distance_samples:.3f}
+    real validation images          {within_class_distance_validation:.3f}
+FID in the classifier's features    {fid:.3f}
+precision, recall                   {precision:.3f}, {recall:.3f}
+
+{output}/reconstructions.png  originals, stage 1, stage 2
+{output}/samples.png          samples, a row per class
+{output}/curves.png           losses
+{output}/samples.npz          {num_samples} samples in ADM's format
+{output}/metrics.json         all numbers"""
 
 
 def within_class_distance(images: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over classes of the root mean squared distance between two images of the class.
+    """Root mean squared distance between two images of a class, averaged over the classes.
 
-    images: (n, ...) uint8. Near 0 when all images of a class are alike.
+    images: (n, H, W, 3) uint8, distances are of values in [0, 1]; labels: (n,). 0 if all images of a class are equal.
     """
-    x = images.reshape(len(images), -1).astype(np.float64) / 255
-    # E|a - b|^2 over independent pairs is twice the variance.
-    return float(np.mean([np.sqrt(2 * x[labels == c].var(0, ddof=1).mean()) for c in np.unique(labels)]))
+    pixels = images.reshape(len(images), -1) / 255
+    # The mean of |a - b|^2 over independent pairs is twice the variance.
+    return float(np.mean([np.sqrt(2 * pixels[labels == c].var(0, ddof=1).mean()) for c in np.unique(labels)]))
 
 
 @entry_point
@@ -50,17 +67,14 @@ def main() -> None:
     output: Path = args.output
 
     held_out = list_images(args.data_path, "val")
-    stages = {f"stage {s}": output / f"tokenizer_stage{s}" for s in (1, 2)}
     samples, labels = all_images(output / "samples.npz")
-    rows = reconstruction_rows(held_out, samples.shape[1], stages, NUM_RECONSTRUCTIONS)
-    save_png(rows, output / "reconstructions.png")
-    picture = class_rows(samples, labels, len(held_out.classes), SAMPLES_PER_CLASS)
-    save_png(labelled_rows(picture, class_names(held_out)), output / "samples.png")
-
+    tokenizers = {f"stage {n}": output / f"tokenizer_stage{n}" for n in (1, 2)}
+    reconstructions = reconstruction_rows(held_out, samples.shape[1], tokenizers, NUM_RECONSTRUCTIONS)
+    save_png(reconstructions, output / "reconstructions.png")
+    rows = class_rows(samples, labels, len(held_out.classes), SAMPLES_PER_CLASS)
+    save_png(labelled_rows(rows, class_names(held_out)), output / "samples.png")
     plot_runs({run: output / run for run, _ in PANELS}, PANELS, output / "curves.png")
 
-    judge = ClassifierExtractor(output / "classifier.safetensors")
-    reference, reference_labels = all_images(output / "reference.npz")
     evaluation = json.loads((output / "evaluation.json").read_text())
     metrics = {
         "val_psnr_stage1": last_logged(output / "tokenizer_stage1", "val_psnr"),
@@ -68,42 +82,14 @@ def main() -> None:
         "val_codebook_usage": last_logged(output / "tokenizer_stage2", "val_codebook_usage"),
         "ar_val_loss_nats_per_code": last_logged(output / "ar", "val_loss"),
         "class_agreement": evaluation.pop("agreement"),
-        "classifier_val_accuracy": judge.info["val_accuracy"],
+        "classifier_val_accuracy": ClassifierExtractor(output / "classifier.safetensors").info["val_accuracy"],
         "within_class_distance_samples": within_class_distance(samples, labels),
-        "within_class_distance_validation": within_class_distance(reference, reference_labels),
+        "within_class_distance_validation": within_class_distance(*all_images(output / "reference.npz")),
         **evaluation,
-        "seconds": step_seconds(output),
+        "seconds": job_seconds(output),
     }
-    write_atomically(output / "metrics.json", lambda f: f.write(json.dumps(metrics, indent=2).encode()))
-
-    print_table(metrics, output, len(samples))
-
-
-def print_table(metrics: dict, output: Path, num_samples: int) -> None:
-    real = f"(real validation images: {100 * metrics['classifier_val_accuracy']:.1f} %)"
-    real_distance = f"(real validation images: {metrics['within_class_distance_validation']:.3f})"
-    rows = (
-        ("validation PSNR, stage 1", f"{metrics['val_psnr_stage1']:.2f} dB", ""),
-        ("validation PSNR, stage 2", f"{metrics['val_psnr_stage2']:.2f} dB", ""),
-        ("codebook used on validation images", f"{100 * metrics['val_codebook_usage']:.1f} %", ""),
-        ("AR validation loss", f"{metrics['ar_val_loss_nats_per_code']:.3f} nats per code", ""),
-        ("samples recognised as their class", f"{100 * metrics['class_agreement']:.1f} %", real),
-        ("distance within a class", f"{metrics['within_class_distance_samples']:.3f}", real_distance),
-        ("FID in the classifier's features", f"{metrics['fid']:.3f}", ""),
-        ("precision, recall", f"{metrics['precision']:.3f}, {metrics['recall']:.3f}", ""),
-    )
-    print()
-    for name, value, note in rows:
-        print(f"{name:36}{value:24}{note}".rstrip())
-    print("\nlook at")
-    for name, what in (
-        ("reconstructions.png", "originals, stage 1, stage 2"),
-        ("samples.png", "samples, a row per class"),
-        ("curves.png", "losses"),
-        ("samples.npz", f"{num_samples} samples in ADM's format"),
-        ("metrics.json", "all numbers"),
-    ):
-        print(f"  {output / name!s:44}{what}")
+    write_json(output / "metrics.json", metrics)
+    print(TABLE.format(output=output, num_samples=len(samples), **metrics))
 
 
 if __name__ == "__main__":

@@ -1,119 +1,94 @@
-"""The whole pipeline on Fashion-MNIST: the repository's own scripts, one after the other.
+"""The whole pipeline on Fashion-MNIST: the README's commands, one after the other.
 
 python -m experiments.quickstart.run
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
-from experiments.job_runner import Step, run_steps
+from experiments.job_runner import Job, JobRunner
 from utils.errors import entry_point
 from utils.folder_lock import exclusive_lock
 
-CONFIGS = Path("configs/fashion_mnist")
 
-
-def pipeline(data: Path, output: Path, source: Path | None) -> list[Step]:
-    """All steps; each runs a script exactly as the README's ImageNet commands do."""
-    stage1, stage2, ar = (output / name for name in ("tokenizer_stage1", "tokenizer_stage2", "ar"))
-    tokenizer = str(stage2 / "model.safetensors")
-    samples, reference, classifier = output / "samples", output / "reference.npz", output / "classifier.safetensors"
-    configs = {name: CONFIGS / f"{name}.yaml" for name in ("tokenizer_stage1", "tokenizer_stage2", "ar")}
-
-    def train_tokenizer(name: str, folder: Path, *overrides: str) -> tuple[str, ...]:
-        return (
-            "train_tokenizer/train_tokenizer.py",
-            f"config={configs[name]}",
-            f"experiment.output_dir={folder}",
-            f"dataset.params.data_path={data}",
-            *overrides,
-        )
-
-    def pretokenize(split: str) -> tuple[str, ...]:
-        return (
-            "pretokenization.py",
-            *("--img_size", "32", "--batch_size", "32", "--num_workers", "0"),
-            *("--data_path", str(data), "--split", split, "--cached_path", str(output / f"cache_{split}")),
-            *("--tokenizer_config", str(configs["tokenizer_stage2"]), "--tokenizer_checkpoint", tokenizer),
-        )
-
-    ar_common = (f"config={configs['ar']}", f"experiment.tokenizer_checkpoint={tokenizer}")
-    fetch = ("-m", "dataset.fashion_mnist", "--output", str(data), *(("--source", str(source)) if source else ()))
+def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
+    """data: image folder; output: results; source: the four original files, or None for a download."""
+    values = {"data": data, "out": output, "source": source, "configs": "configs/fashion_mnist"}
+    values |= {f"stage{n}": output / f"tokenizer_stage{n}" for n in (1, 2)} | {"weights": "model.safetensors"}
+    job = partial(Job.from_templates, **values)
     return [
-        Step("data: Fashion-MNIST as an image folder", fetch),  # skips by itself what is there
-        Step(
-            "tokenizer, stage 1: causal decoder",
-            train_tokenizer("tokenizer_stage1", stage1),
-            (stage1,),
-            (configs["tokenizer_stage1"],),
+        job(  # no outputs: the script itself skips what exists
+            "data: Fashion-MNIST as an image folder",
+            "-m dataset.fashion_mnist --output {data}" + (" --source {source}" if source else ""),
         ),
-        Step(
+        job(
+            "tokenizer, stage 1: causal decoder",
+            """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage1.yaml
+               experiment.output_dir={stage1} dataset.params.data_path={data}""",
+            outputs="{stage1}",
+            inputs="{configs}/tokenizer_stage1.yaml",
+        ),
+        job(
             "tokenizer, stage 2: bidirectional decoder",
-            train_tokenizer("tokenizer_stage2", stage2, f"experiment.init_from={stage1 / 'model.safetensors'}"),
-            (stage2,),
-            (configs["tokenizer_stage2"], stage1 / "model.safetensors"),
+            """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage2.yaml
+               experiment.output_dir={stage2} dataset.params.data_path={data}
+               experiment.init_from={stage1}/{weights}""",
+            outputs="{stage2}",
+            inputs="{configs}/tokenizer_stage2.yaml {stage1}/{weights}",
         ),
         *(
-            Step(f"tokens, {split} split", pretokenize(split), (output / f"cache_{split}",), (Path(tokenizer),))
+            job(
+                "tokens, {split} split",
+                """pretokenization.py --img_size 32 --batch_size 32 --num_workers 0
+                   --data_path {data} --split {split} --cached_path {out}/cache_{split}
+                   --tokenizer_config {configs}/tokenizer_stage2.yaml --tokenizer_checkpoint {stage2}/{weights}""",
+                outputs="{out}/cache_{split}",
+                inputs="{stage2}/{weights}",
+                split=split,
+            )
             for split in ("train", "val")
         ),
-        Step(
+        job(
             "autoregressive model",
-            (
-                "train_ar.py",
-                *ar_common,
-                f"experiment.output_dir={ar}",
-                f"dataset.params.pretokenization={output / 'cache_train'}",
-                f"dataset.params.pretokenization_val={output / 'cache_val'}",
-            ),
-            (ar,),
-            (configs["ar"], *(output / f"cache_{split}" / "metadata.json" for split in ("train", "val"))),
+            """train_ar.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
+               experiment.output_dir={out}/ar
+               dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val""",
+            outputs="{out}/ar",
+            inputs="{configs}/ar.yaml {out}/cache_train/metadata.json {out}/cache_val/metadata.json",
         ),
-        Step(
+        job(
             "samples",
-            (
-                "sample_imagenet.py",
-                *ar_common,
-                f"experiment.output_dir={samples}",
-                f"experiment.generator_checkpoint={ar / 'model.safetensors'}",
-            ),
-            (samples, Path(f"{samples}.npz")),
-            (configs["ar"], ar / "model.safetensors", Path(tokenizer)),
+            """sample_imagenet.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
+               experiment.output_dir={out}/samples experiment.generator_checkpoint={out}/ar/{weights}""",
+            outputs="{out}/samples {out}/samples.npz",
+            inputs="{configs}/ar.yaml {out}/ar/{weights} {stage2}/{weights}",
         ),
-        Step(
+        job(
             "independent classifier, trained on the training split",
-            (
-                *("-m", "evaluation.train_classifier", "--data_path", str(data)),
-                *("--img_size", "32", "--output", str(classifier), "--epochs", "1.5"),
-            ),
-            (classifier,),
+            """-m evaluation.train_classifier --data_path {data} --img_size 32
+               --output {out}/classifier.safetensors --epochs 1.5""",
+            outputs="{out}/classifier.safetensors",
         ),
-        Step(
+        job(
             "reference images of the validation split",
-            (
-                *("-m", "evaluation.make_reference", "--data_path", str(data), "--split", "val"),
-                *("--img_size", "32", "--output", str(reference)),
-            ),
-            (reference,),
+            "-m evaluation.make_reference --data_path {data} --split val --img_size 32 --output {out}/reference.npz",
+            outputs="{out}/reference.npz",
         ),
-        Step(
+        job(
             "evaluation",
-            (
-                *("guided-diffusion/evaluations/evaluator.py", str(reference), f"{samples}.npz"),
-                *("--classifier", str(classifier), "--json", str(output / "evaluation.json")),
-                *("--metrics", "is,fid,sfid,pr,agreement"),
-            ),
-            (output / "evaluation.json",),
-            (Path(f"{samples}.npz"), reference, classifier),
+            """guided-diffusion/evaluations/evaluator.py {out}/reference.npz {out}/samples.npz
+               --classifier {out}/classifier.safetensors --json {out}/evaluation.json
+               --metrics is,fid,sfid,pr,agreement""",
+            outputs="{out}/evaluation.json",
+            inputs="{out}/samples.npz {out}/reference.npz {out}/classifier.safetensors",
         ),
-        Step(
+        job(
             "report",
-            ("-m", "experiments.quickstart.report", "--data_path", str(data), "--output", str(output)),
-            inputs=(
-                *(folder / "model.safetensors" for folder in (stage1, stage2, ar)),
-                *(Path(f"{samples}.npz"), reference, classifier, output / "evaluation.json"),
-            ),
+            "-m experiments.quickstart.report --data_path {data} --output {out}",
+            inputs="""{stage1}/{weights} {stage2}/{weights} {out}/ar/{weights}
+                      {out}/samples.npz {out}/reference.npz {out}/classifier.safetensors {out}/evaluation.json""",
         ),
     ]
 
@@ -127,8 +102,8 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     with exclusive_lock(args.output):
-        run_steps(pipeline(args.data_path, args.output, args.source), args.output)
-    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in this run")
+        JobRunner(quickstart_jobs(args.data_path, args.output, args.source), args.output).run()
+    print(f"\nthis run took {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

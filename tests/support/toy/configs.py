@@ -69,7 +69,6 @@ def write_ar_config(path: Path, **training) -> Path:
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
-                "image_seq_len": NUM_CODES,
                 "condition_num_classes": NUM_CLASSES,
                 "guidance_scale": 2.0,
                 "guidance_scale_pow": 1.0,

@@ -6,13 +6,14 @@ import statistics
 import pytest
 import yaml
 from PIL import Image
-from utils.schema import ARConfig, TokenizerConfig
 
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
 from experiments.ablation.results import Measure, table
 from experiments.job_runner import Job
 from tests.support import launch, toy
+from train_generator.config import ARConfig
+from train_tokenizer.config import TokenizerConfig
 from utils.config import load_config
 from utils.errors import UserError
 from utils.folder_lock import exclusive_lock
@@ -74,7 +75,7 @@ def test_every_run_has_its_overrides_its_seed_and_sizes_that_fit(written):
         assert [phase.steps for phase in stage1.phases] == [3]
         for name in ("ar", "reversed", "drawn"):
             config = find_config(run, name)
-            assert config.model.generator.image_seq_len == run.num_codes
+            assert config.model.vq_model.layout.num_codes == run.num_codes
             assert config.model.generator.condition_num_classes == 4
             assert config.model.vq_model.num_latent_tokens == run.num_codes
             assert config.training.per_gpu_batch_size == 4
@@ -109,7 +110,7 @@ def test_stage_2_keeps_the_encoder_of_its_codes(written):
         assert vq_model.encoder.num_heads == 4
         assert vq_model.codebook_size == 16
         assert not vq_model.decoder.causal
-    assert find_config(run, "drawn").model.generator.codebook_size == 16
+    assert find_config(run, "drawn").model.vq_model.layout.codebook_size == 16
 
 
 def test_a_probe_without_overrides_is_switched_off(written):

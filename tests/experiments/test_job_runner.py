@@ -10,8 +10,8 @@ import time
 import pytest
 
 from experiments.job_runner import Job, JobRunner, job_seconds
-from tests.conftest import ROOT
 from tests.support.launch import held
+from tests.support.paths import ROOT
 from utils.errors import UserError
 from utils.folder_lock import exclusive_lock
 
@@ -159,3 +159,13 @@ def test_sigterm_reaches_the_running_job(tmp_path):
     assert process.returncode == 2
     assert (tmp_path / "saved").exists()
     assert not json.loads((tmp_path / "jobs" / "long.json").read_text())["done"]
+
+
+def test_a_changed_base_file_is_a_changed_input(tmp_path):
+    (tmp_path / "base.yaml").write_text("a: 1\n")
+    (tmp_path / "own.yaml").write_text("base: base.yaml\nb: 1\n")
+    job = Job("job", ("-c", "pass"), inputs=(tmp_path / "own.yaml",))
+    before = job.key()
+    assert job.key() == before
+    (tmp_path / "base.yaml").write_text("a: 2\n")
+    assert job.key() != before

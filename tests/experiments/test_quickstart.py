@@ -7,7 +7,7 @@ import pytest
 
 from experiments.quickstart.report import within_class_distance
 from experiments.quickstart.run import quickstart_jobs
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def test_each_job_runs_an_existing_script_after_the_jobs_that_write_its_inputs():

@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from benchmarks.training_memory import count_memory
-from modeling.build import build_generator
+from modeling.build import build_generator, code_layout
 from sampling.noise import image_noise
 from sampling.pipeline import Pipeline
 from sampling.settings import SamplingSettings
@@ -53,7 +53,7 @@ def test_one_batch_at_a_time():
     drawn = pipeline(DEVICE, compile=False)
     stream = drawn.stream([0, 1], every=1)
     next(stream)
-    with pytest.raises(RuntimeError, match="another batch of this sampler is under way"):
+    with pytest.raises(RuntimeError, match="another batch of this decoder is not finished"):
         drawn.generate([2])
     stream.close()
     assert torch.equal(drawn.generate_codes([2]).cpu(), expected_codes([2]))
@@ -73,10 +73,10 @@ def test_losses_and_gradients_are_the_cpus():
     codes = torch.randint(0, toy.CODEBOOK_SIZE, (4, toy.NUM_CODES), generator=torch.Generator().manual_seed(1))
     for device in ("cpu", DEVICE):
         generator, tokenizer = toy.generator(**NO_DROPOUT).to(device).train(), toy.tokenizer(stage=1).to(device).train()
-        loss, _ = generator.loss(codes.to(device), torch.arange(4, device=device))
+        loss = generator.loss(codes.to(device), torch.arange(4, device=device)).value
         output = tokenizer(images.to(device))
-        reconstruction = (output.reconstruction - images.to(device)).square().mean() + output.quantizer_loss
-        (loss + reconstruction + hinge_generator_loss(output.prefix_image)).backward()
+        reconstruction = sum(term.weight * term.value for term in output.losses.values())
+        (loss + reconstruction + hinge_generator_loss(output.reconstruction)).backward()
         norms = [p.grad.norm().cpu() for m in (generator, tokenizer) for p in m.parameters() if p.grad is not None]
         results.append((float(loss.detach()), float(reconstruction.detach()), torch.stack(norms)))
     (loss, reconstruction, norms), (other_loss, other_reconstruction, other_norms) = results
@@ -110,9 +110,9 @@ def test_a_resumed_training_is_one_training(tmp_path, precision):
 def test_memory_is_what_was_counted(tmp_path):
     """AliTok-B with 32 images: at most 5% above the count and at most 25% below it."""
     config = load_config(ARConfig, "", [f"config={ROOT}/configs/alitok_b.yaml", f"experiment.output_dir={tmp_path}"])
-    model = build_generator(config.model.generator).to(DEVICE).train()
+    model = build_generator(config.model.generator, code_layout(config.model.vq_model)).to(DEVICE).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.03), fused=True)
-    codes = torch.randint(0, model.codebook_size, (32, model.num_codes), device=DEVICE)
+    codes = torch.randint(0, model.layout.codebook_size, (32, model.layout.num_codes), device=DEVICE)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         class_ids = torch.arange(32, device=DEVICE)

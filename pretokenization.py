@@ -5,6 +5,7 @@ python pretokenization.py --check cache_alitok
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.crops import NUM_VIEWS
@@ -21,12 +22,18 @@ from utils.errors import UserError, entry_point
 from utils.process import init_process
 from utils.weights import fingerprint
 
-TOKENIZER_CONFIG = "configs/tokenizer_stage2.yaml"
-TOKENIZER_CHECKPOINT = "weights/AliTok.pth"
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the command line leaves out."""
+
+    tokenizer_config: str = "configs/tokenizer_stage2.yaml"
+    tokenizer_checkpoint: str = "weights/AliTok.pth"
+    cached_path: str = "cache_alitok"
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
 
     def add(name: str, help: str, **options) -> None:
         default = options.get("default")
@@ -38,11 +45,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--max_images", "encode at most this many, spaced evenly over the classes (default: all)", type=at_least(1))
     add("--img_size", "side of the views in pixels", type=at_least(1), default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")
-    add("--cached_path", "cache folder to write", type=Path, default=Path("cache_alitok"))
+    add("--cached_path", "cache folder to write", type=Path, default=Path(defaults.cached_path))
     add("--batch_size", "images (not views) per process and batch", type=at_least(1), default=32)
     add("--num_workers", "decoding processes per process", type=at_least(0), default=8)
-    add("--tokenizer_config", f"YAML with model.vq_model (default: {TOKENIZER_CONFIG})")
-    add("--tokenizer_checkpoint", f"tokenizer weights (default: {TOKENIZER_CHECKPOINT})")
+    add("--tokenizer_config", f"YAML with model.vq_model (default: {defaults.tokenizer_config})")
+    add("--tokenizer_checkpoint", f"tokenizer weights (default: {defaults.tokenizer_checkpoint})")
     add("--device", "default: a GPU if there is one", choices=("cuda", "cpu"))
     add("--precision", "default: bf16 on a GPU, fp32 on the CPU", choices=PRECISIONS)
     add("--format", "layout of the cache; npz is the published one", choices=LAYOUTS, default="packed")
@@ -59,12 +66,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def encode(args: argparse.Namespace) -> None:
+def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     if not args.data_path:
         raise UserError("--data_path is missing: a folder with train/<class>/<image>")
+    if args.cached_path.is_file():
+        raise UserError(f"--cached_path {args.cached_path} is a file; name a folder to write")
     state = init_process(args.device)
-    config_file = args.tokenizer_config or TOKENIZER_CONFIG
-    checkpoint = args.tokenizer_checkpoint or TOKENIZER_CHECKPOINT
+    config_file = args.tokenizer_config or defaults.tokenizer_config
+    checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint
     config = read_tokenizer_config(config_file)
     images = list_images(args.data_path, args.split)
     images = images.evenly_spaced(args.max_images) if args.max_images else images
@@ -115,13 +124,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 @entry_point
-def main() -> None:
-    args = parse_arguments()
+def main(defaults: Defaults, description: str) -> None:
+    args = parse_arguments(defaults, description)
     if args.check:
         check(args)
     else:
-        encode(args)
+        encode(args, defaults)
 
 
 if __name__ == "__main__":
-    main()
+    main(Defaults(), __doc__.splitlines()[0])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modeling.configs import read_tokenizer_config
-from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer
+from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
 from utils.weights import EXPORTED_FILE, load_strict, read_state_dict
 
@@ -27,6 +27,13 @@ def build_tokenizer(vq_model: Any) -> Tokenizer:
     """A freshly initialised tokenizer for `model.vq_model`."""
     code_layout(vq_model)
     return TOKENIZERS.build(vq_model.name, vq_model)
+
+
+def build_trainable_tokenizer(vq_model: Any) -> TrainableTokenizer:
+    """As `build_tokenizer`. Raises UserError for a tokenizer that has no training."""
+    if not TOKENIZERS.part_class(vq_model.name).trainable:
+        raise UserError(f"model.vq_model: the tokenizer '{vq_model.name}' has no training, only published weights")
+    return build_tokenizer(vq_model)
 
 
 def build_generator(generator: Any, layout: CodeLayout) -> Generator:

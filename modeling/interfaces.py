@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from utils.registry import Registry
 
-TOKENIZERS = Registry("tokenizer", {"alitok": "modeling.alitok.tokenizer"}, default="alitok")
+TOKENIZERS = Registry(
+    "tokenizer",
+    {"alitok": "modeling.alitok.tokenizer", "maskgit_vq": "modeling.maskgit_vq.tokenizer"},
+    default="alitok",
+)
 GENERATORS = Registry("generator", {"alitok": "modeling.alitok.generator"}, default="alitok")
 
 
@@ -46,6 +50,7 @@ class Tokenizer(Protocol):
     layout: CodeLayout
     optional_keys: tuple[str, ...]
     """Names of tensors that only training needs: exports leave them out, and files may lack them."""
+    trainable: bool  # whether it is a `TrainableTokenizer`; else it is used with the weights it has
 
     def encode(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> codes (B, T) int64."""

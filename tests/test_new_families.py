@@ -64,6 +64,7 @@ class LineConfig:
 @TOKENIZERS.register("line", LineConfig)
 class LineTokenizer(nn.Module):
     optional_keys = ("quantize.embed_prob",)
+    trainable = True
     code_keys = ("encoder.", "quantize.")
     trunks = ()
 

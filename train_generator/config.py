@@ -17,7 +17,7 @@ from utils.config import option, section
 class GeneratorExperiment(ExperimentSettings):
     """`experiment`"""
 
-    max_train_examples: int = option(1281167, "train on at most this many images of the data", min=1)
+    max_train_examples: int | None = option(None, "train on at most this many images of the data; null: all", min=1)
     save_every: int = 50000
     eval_every: int = 50000
     log_every: int = 1000

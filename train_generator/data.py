@@ -52,18 +52,7 @@ def cache_tokenizer(cache: TokenCache) -> str:
 def _open_fitting_cache(path: str, layout: CodeLayout, num_classes: int) -> TokenCache:
     """Raises UserError unless the cache's codes are what the generator predicts."""
     cache = open_token_cache(path)
-    for what, cached, expected, fits in (
-        ("codes per image", cache.num_codes, layout.num_codes, cache.num_codes == layout.num_codes),
-        (
-            "codebook size",
-            cache.codebook_size,
-            layout.codebook_size,
-            cache.codebook_size in (None, layout.codebook_size),
-        ),
-        ("classes", cache.num_classes, num_classes, cache.num_classes <= num_classes),
-    ):
-        if not fits:
-            raise UserError(f"token cache {path} does not fit: {what} {cached} there, {expected} in the configuration")
+    cache.require_fit(layout.num_codes, layout.codebook_size, num_classes)
     return cache
 
 
@@ -72,6 +61,6 @@ def _require_same_tokenizer(one: TokenCache, two: TokenCache) -> None:
     made_by = [cache_tokenizer(cache) for cache in (one, two)]
     if all(made_by) and made_by[0] != made_by[1]:
         raise UserError(
-            f"{one.folder} and {two.folder} were made with different tokenizers (SHA-256 {made_by[0][:12]} and"
+            f"{one.path} and {two.path} were made with different tokenizers (SHA-256 {made_by[0][:12]} and"
             f" {made_by[1][:12]}): their codes mean different things"
         )

@@ -12,7 +12,7 @@ from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
 from dataset.image_folder import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
-from modeling.build import build_tokenizer
+from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
@@ -62,7 +62,7 @@ class TokenizerTrainer:
         train_images = list_images(params.data_path, params.train_split)
 
         # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
-        self.tokenizer: TrainableTokenizer = build_tokenizer(config.model.vq_model).to(device)
+        self.tokenizer: TrainableTokenizer = build_trainable_tokenizer(config.model.vq_model).to(device)
         self.state = TrainState({"model": self.tokenizer})
         self.ema = make_average(self.tokenizer, training)
         if self.ema is not None:

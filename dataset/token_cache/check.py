@@ -32,12 +32,12 @@ def check_content(cache: TokenCache) -> None:
     """
     metadata = cache.metadata
     sizes = f"{len(cache)} images, {cache.num_views} views of {cache.num_codes} codes"
-    print(f"{cache.folder}: {metadata.layout} layout, {sizes}")
+    print(f"{cache.path}: {metadata.layout} layout, {sizes}")
     print(f"made with {metadata.crop} at {metadata.image_size} pixels in {metadata.precision}")
     print(f"tokenizer: {metadata.tokenizer_checkpoint or 'unknown'}, SHA-256 {metadata.tokenizer_sha256[:16]}")
     if metadata.skipped:
         print(f"without {len(metadata.skipped)} files that could not be decoded: {', '.join(metadata.skipped[:5])}")
-    print(f"hashes: {verify_checksums(cache.folder)} files are as written")
+    print(f"hashes: {verify_checksums(cache.path)} files are as written")
     usage = count_codes(cache, metadata.codebook_size)
     counts = usage.counts
     common = int(counts.argmax())
@@ -77,7 +77,7 @@ def count_codes(cache: TokenCache, codebook_size: int) -> CodebookUsage:
         outside = (codes < 0) | (codes >= codebook_size)
         if outside.any():
             path = cache.paths()[start + int(outside.any((1, 2)).argmax())]
-            raise UserError(f"token cache {cache.folder}: {path} has codes outside [0, {codebook_size})")
+            raise UserError(f"token cache {cache.path}: {path} has codes outside [0, {codebook_size})")
         usage.add(torch.from_numpy(codes))
     return usage
 
@@ -85,7 +85,7 @@ def count_codes(cache: TokenCache, codebook_size: int) -> CodebookUsage:
 def check_labels(cache: TokenCache) -> np.ndarray:
     """The labels. Raises UserError if they or the paths do not fit the codes."""
     if cache.labels.min() < 0 or cache.labels.max() >= cache.num_classes or len(cache.paths()) != len(cache):
-        raise UserError(f"token cache {cache.folder}: labels or paths do not fit the codes")
+        raise UserError(f"token cache {cache.path}: labels or paths do not fit the codes")
     return cache.labels
 
 
@@ -97,9 +97,9 @@ def check_against_images(cache: TokenCache, root: Path, tokenizer: Tokenizer, co
     share = differing_codes(cache, root, tokenizer, count)
     print(f"{share:.3%} of the codes differ from a float32 encoding ({count} images)")
     if share > MAX_DIFFERING:
-        raise UserError(f"{cache.folder} does not hold the codes of the images in {root}: {share:.1%} differ")
-    draw(cache, root, tokenizer, cache.folder / "check.png")
-    print(f"wrote {cache.folder / 'check.png'}: source crops above their decoded codes")
+        raise UserError(f"{cache.path} does not hold the codes of the images in {root}: {share:.1%} differ")
+    draw(cache, root, tokenizer, cache.path / "check.png")
+    print(f"wrote {cache.path / 'check.png'}: source crops above their decoded codes")
 
 
 @torch.no_grad()

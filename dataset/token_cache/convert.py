@@ -1,6 +1,7 @@
-"""Convert a token cache between the packed layout and one npz an image.
+"""Convert a token cache to the packed layout or to one npz an image.
 
 python -m dataset.token_cache.convert cache_alitok cache_packed --layout packed
+python -m dataset.token_cache.convert maskgitvq.jsonl cache_packed --codebook_size 1024 --img_size 256
 """
 
 import argparse
@@ -23,7 +24,7 @@ CROPS = {10: "ten_crop", 2: "center_and_flip"}  # by number of views
 def infer_metadata(cache: TokenCache, codebook_size: int | None, image_size: int | None) -> CacheMetadata:
     """Metadata of a third-party cache. Fields that cannot be inferred are set to "unknown"."""
     if codebook_size is None or image_size is None:
-        raise UserError(f"{cache.folder} has no metadata.json: give --codebook_size and --img_size of its tokenizer")
+        raise UserError(f"{cache.path} has no metadata.json: give --codebook_size and --img_size of its tokenizer")
     return CacheMetadata(
         num_files=len(cache),
         files_sha256="",
@@ -35,7 +36,7 @@ def infer_metadata(cache: TokenCache, codebook_size: int | None, image_size: int
         split=UNKNOWN,
         precision=UNKNOWN,
         tokenizer_sha256=UNKNOWN,
-        classes=tuple(sorted({p.split("/")[0] for p in cache.paths()})),
+        classes=cache.classes,
     )
 
 
@@ -44,8 +45,9 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
 
     Raises UserError for codes outside the codebook.
     """
+    cache.require_fit(metadata.num_codes, metadata.codebook_size, len(metadata.classes))
     # The copy lists only the images that have codes.
-    images = ImageList(cache.folder, metadata.classes, tuple(cache.paths()), cache.labels)
+    images = ImageList(cache.path, metadata.classes, tuple(cache.paths()), cache.labels)
     metadata = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
     writer = CacheWriter(target, metadata, images)
     if writer.prepare():
@@ -55,7 +57,7 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
         codes = np.stack([cache.views(i) for i in writer.items(shard)])
         if codes.min() < 0 or codes.max() >= metadata.codebook_size:
             raise UserError(
-                f"{cache.folder} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
+                f"{cache.path} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
                 f" {metadata.codebook_size}"
             )
         writer.write(shard, writer.items(shard), codes)
@@ -66,7 +68,7 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="SOURCE", help="token cache of either layout")
+    parser.add_argument("source", metavar="SOURCE", help="token cache of any layout")
     parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
     only = "only if SOURCE has no metadata.json: "

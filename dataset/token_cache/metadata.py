@@ -8,6 +8,7 @@ progress/         while the cache is being made: see `utils.sharded_output`
 
 The packed layout adds codes/00000.npy, ...: (images, V, T) uint16, shard_size images less the skipped
 ones. The published layout ("npz") adds one <class folder>/<file name>.npz an image, `codes` (V, T).
+A file of JSON lines, as `line_index.py` describes them, is a cache without these files; it is only read.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Read a token cache in either layout; `metadata.py` lists its files. Packed codes are memory-mapped."""
+"""Read a token cache in any layout; `metadata.py` lists their files. Packed codes are memory-mapped."""
 
 import os
 import resource
@@ -8,6 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from dataset.token_cache.jsonl import JsonlTokenCache
 from dataset.token_cache.metadata import (
     LABELS_FILE,
     METADATA_FILE,
@@ -50,16 +51,38 @@ def _allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class PackedTokenCache:
+class _CacheFolder:
+    """What both layouts in folders share."""
+
+    path: Path
+    num_codes: int
+    codebook_size: int | None  # None if unknown
+    num_classes: int
+
+    def require_fit(self, num_codes: int, codebook_size: int, num_classes: int) -> None:
+        """Raise UserError unless the codes fit a tokenizer and a generator with these sizes."""
+        for what, there, expected, fits in (
+            ("codes per image", self.num_codes, num_codes, self.num_codes == num_codes),
+            ("codebook size", self.codebook_size, codebook_size, self.codebook_size in (None, codebook_size)),
+            ("classes", self.num_classes, num_classes, self.num_classes <= num_classes),
+        ):
+            if not fits:
+                raise UserError(
+                    f"token cache {self.path} does not fit: {what} {there} there, {expected} in the configuration"
+                )
+
+
+class PackedTokenCache(_CacheFolder):
     """The project's own layout, memory-mapped."""
 
     def __init__(self, folder: Path, metadata: CacheMetadata):
-        self.folder = folder
+        self.path = folder
         self.metadata = metadata
         self.num_codes = metadata.num_codes
         self.num_views = metadata.num_views
         self.codebook_size: int | None = metadata.codebook_size
-        self.num_classes = len(metadata.classes)
+        self.classes = metadata.classes
+        self.num_classes = len(self.classes)
         self.labels = _load_array(folder, folder / LABELS_FILE)
         _allow_open_files(metadata.num_shards)
         self.shards = [_load_array(folder, packed_path(folder, i), "r") for i in range(metadata.num_shards)]
@@ -71,7 +94,7 @@ class PackedTokenCache:
 
     def __reduce__(self) -> tuple:
         """Data workers that are not forked open the files themselves: pickle would copy all codes."""
-        return PackedTokenCache, (self.folder, self.metadata)
+        return PackedTokenCache, (self.path, self.metadata)
 
     def __len__(self) -> int:
         return self.metadata.num_images
@@ -87,30 +110,30 @@ class PackedTokenCache:
 
     def paths(self) -> list[str]:
         """Relative paths of the images, in the order of the codes."""
-        return _read_paths(self.folder)
+        return _read_paths(self.path)
 
 
-class NpzTokenCache:
+class NpzTokenCache(_CacheFolder):
     """The published layout: <class folder>/<file name>.npz with `codes` (V, T)."""
 
     def __init__(self, folder: Path, metadata: CacheMetadata | None):
         """metadata: None for a third-party cache, which is listed from its folders."""
-        self.folder = folder
+        self.path = folder
         self.metadata = metadata
         self.codebook_size: int | None = metadata and metadata.codebook_size
         if metadata is not None:
-            self.num_classes = len(metadata.classes)
+            self.classes = metadata.classes
             self._paths = _read_paths(folder)
             self.labels = _load_array(folder, folder / LABELS_FILE)
         else:
-            classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-            self.num_classes = len(classes)
+            self.classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
             self._paths, labels = [], []
-            for label, name in enumerate(classes):
+            for label, name in enumerate(self.classes):
                 found = sorted(p.relative_to(folder).as_posix() for p in (folder / name).rglob("*.npz"))
                 self._paths += [p.removesuffix(".npz") for p in found]
                 labels += [label] * len(found)
             self.labels = np.array(labels, dtype=np.int64)
+        self.num_classes = len(self.classes)
         if not self._paths:
             raise UserError(f"{folder} is no token cache: it has neither {METADATA_FILE} nor <class>/<file>.npz")
         self.num_views, self.num_codes = self.views(0).shape
@@ -120,7 +143,7 @@ class NpzTokenCache:
 
     def views(self, index: int) -> np.ndarray:
         """(V, T) int64."""
-        path = self.folder / f"{self._paths[index]}.npz"
+        path = self.path / f"{self._paths[index]}.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays["codes"]
@@ -136,12 +159,17 @@ class NpzTokenCache:
         return self._paths
 
 
-TokenCache = PackedTokenCache | NpzTokenCache
+TokenCache = PackedTokenCache | NpzTokenCache | JsonlTokenCache
 
 
 def open_token_cache(path: str | Path) -> TokenCache:
-    """Open a cache of either layout. Raises UserError if there is none or it is unfinished."""
+    """Open a cache of any layout: a folder, or a file of JSON lines.
+
+    Raises UserError if there is none, it is unfinished, or a line is wrong.
+    """
     folder = Path(path)
+    if folder.is_file():
+        return JsonlTokenCache(folder)
     if (folder / METADATA_FILE).is_file():
         metadata = read_metadata(folder)
         return (PackedTokenCache if metadata.layout == "packed" else NpzTokenCache)(folder, metadata)

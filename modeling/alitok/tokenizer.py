@@ -23,6 +23,7 @@ class AliTok(nn.Module):
 
     # The usage statistics of codebook clustering; the published AliTok.pth lacks them.
     optional_keys = ("quantize.embed_prob",)
+    trainable = True
     code_keys = ("encoder.", "quantize.", "latent_tokens")
 
     def __init__(self, config: AliTokConfig):

@@ -2,9 +2,10 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from modeling.layers.precision import at_least_float32, full_float32
+from modeling.layers.codebook import Codebook
+from modeling.layers.precision import at_least_float32
 
 COMMITMENT_WEIGHT = 0.25
 USAGE_DECAY = 0.99
@@ -14,8 +15,8 @@ ANCHOR_EPSILON = 1e-3
 LIVE_SHARE = 0.1  # a code counts as used from this share of the average usage
 
 
-class VectorQuantizer(nn.Module):
-    """Nearest codebook row by squared Euclidean distance; float32 whatever the autocast dtype.
+class VectorQuantizer(Codebook):
+    """A codebook that is trained; float32 whatever the autocast dtype.
 
     With `clustering`, training-mode forwards also collect what the codebook update of "Online
     Clustered Codebook" (Zheng and Vedaldi, 2023, arXiv:2307.15139) needs. `update_codebook` updates
@@ -24,11 +25,10 @@ class VectorQuantizer(nn.Module):
     """
 
     def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
-        super().__init__()
+        super().__init__(codebook_size, token_size)
         self.codebook_size = codebook_size
         self.clustering = clustering
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.embedding = nn.Embedding(codebook_size, token_size)
         # On the CPU even if the model is built on the meta device, because some files lack it.
         self.register_buffer("embed_prob", torch.zeros(codebook_size, device="cpu"))
 
@@ -44,7 +44,7 @@ class VectorQuantizer(nn.Module):
         z = at_least_float32(z)
         rows = z.permute(0, 2, 3, 1)
         with torch.no_grad():
-            distances = self._distances(rows.reshape(-1, rows.shape[-1]))
+            distances = self.distances(rows.reshape(-1, rows.shape[-1]))
             codes = distances.argmin(dim=1)
         quantized = self.lookup(codes.view(z.shape[0], -1))
         loss = COMMITMENT_WEIGHT * (quantized.detach() - z).square().mean()
@@ -53,25 +53,6 @@ class VectorQuantizer(nn.Module):
             self._collect(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)
         quantized = z + (quantized - z).detach()
         return quantized, loss, codes.view(z.shape[0], -1)
-
-    @torch.no_grad()
-    @torch.autocast("cuda", enabled=False)
-    @torch.autocast("cpu", enabled=False)
-    def assign(self, z: Tensor) -> Tensor:
-        """z: (B, C, 1, T) -> codes (B, T) int64. The codebook does not change."""
-        rows = at_least_float32(z).permute(0, 2, 3, 1).reshape(-1, z.shape[1])
-        return self._distances(rows).argmin(dim=1).view(z.shape[0], -1)
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        """codes: (B, T) -> codebook vectors (B, C, 1, T)."""
-        return self.embedding(codes).transpose(1, 2).unsqueeze(2)
-
-    def _distances(self, latents: Tensor) -> Tensor:
-        """Squared distances, (n, K)."""
-        codebook = self.embedding.weight
-        squares = latents.square().sum(1, keepdim=True) + codebook.square().sum(1)
-        with full_float32():  # differences of large numbers: TF32 would lose too many bits
-            return torch.addmm(squares, latents, codebook.t(), alpha=-2)
 
     def _collect(self, latents: Tensor, codes: Tensor, distances: Tensor) -> None:
         """Keep the usage counts (K,) and each code's nearest latent of this batch.

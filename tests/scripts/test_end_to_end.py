@@ -100,7 +100,7 @@ def test_cached_codes_are_the_tokenizers(single):
     tokenizer = load_tokenizer(config, single.folder / "stage2" / "pytorch_model.bin")
     assert len(cache) == len(images)
     assert cache.labels.tolist() == images.labels.tolist()
-    assert (cache.folder / "paths.txt").read_text().splitlines() == list(images.paths)
+    assert (cache.path / "paths.txt").read_text().splitlines() == list(images.paths)
     for i in (0, 17, len(images) - 1):
         crop = to_uint8(center_crop(read_rgb(images.root / images.paths[i]), int(1.1 * toy.IMAGE_SIZE)))
         codes = tokenizer.encode(to_float(cut_views(crop[None], toy.IMAGE_SIZE, True)[0]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support import toy
-from tests.support.commands import pretokenize
+from tests.support.commands import pretokenize, train_ar
 from tests.support.launch import run
 from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer
@@ -91,3 +91,44 @@ def test_caches_of_different_tokenizers_are_refused(tmp_path):
     pretend_another_tokenizer(tmp_path / "val")
     with pytest.raises(UserError, match="made with different tokenizers"):
         generator_trainer(tmp_path, "run", f"dataset.params.pretokenization_val={tmp_path / 'val'}")
+
+
+WITHOUT_PREFIX = ("model.vq_model.num_latent_tokens=4", "model.generator.image_seq_len=4")
+
+
+def test_published_lines_are_a_cache(tmp_path):
+    """Read by two workers; the generator learns which codes a class has."""
+    path = toy.write_jsonl(tmp_path / "codes.jsonl", 48)
+    data = (f"dataset.params.pretokenization={path}", f"dataset.params.pretokenization_val={path}")
+    longer = ("training.max_train_steps=30", "optimizer.params.learning_rate=1e-2")
+    workers = "dataset.params.num_workers_per_gpu=2"
+    trainer = generator_trainer(tmp_path, "run", *data, *WITHOUT_PREFIX, *longer, workers)
+    trainer.run()
+    rows = read_log(trainer.output_dir)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0] - 0.8
+    assert any("val_loss" in row for row in rows)
+    assert trainer.config.experiment.max_train_examples is None  # more lines than images must not be cut off
+
+
+def test_published_lines_that_do_not_fit_are_refused(tmp_path):
+    data = f"dataset.params.pretokenization={toy.write_jsonl(tmp_path / 'codes.jsonl')}"
+    with pytest.raises(UserError, match=r"codes\.jsonl, line 1: 4 tokens, the tokenizer makes 7 codes"):
+        generator_trainer(tmp_path, "run", data)
+    with pytest.raises(UserError, match=r"codes\.jsonl, line \d+: token 31 is outside the codebook of 16"):
+        generator_trainer(tmp_path, "run", data, *WITHOUT_PREFIX, "model.vq_model.codebook_size=16")
+    with pytest.raises(UserError, match=r"codes\.jsonl, line 4: class_id 3 is out of range, the classes are 0 to 2"):
+        generator_trainer(tmp_path, "run", data, *WITHOUT_PREFIX, "model.generator.condition_num_classes=3")
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_published_lines(tmp_path):
+    config = toy.write_ar_config(tmp_path / "ar.yaml", per_gpu_batch_size=4)
+    path = toy.write_jsonl(tmp_path / "codes.jsonl", 48)
+    result = run(*train_ar(config, path, tmp_path / "out", *WITHOUT_PREFIX), processes=2)
+    assert exported_step(tmp_path / "out") == 8
+    assert result.stderr.count("indexing codes.jsonl: 100%") == 1  # one process makes the index for both
+    path.write_text(path.read_text() + "{}\n")
+    result = run(*train_ar(config, path, tmp_path / "other", *WITHOUT_PREFIX), check=False)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == f"error: {path}, line 49: no key 'class_id'"

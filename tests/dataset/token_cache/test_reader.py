@@ -16,7 +16,7 @@ from utils.errors import UserError
 def test_packed_cache(tmp_path):
     cache = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24))
     assert (len(cache), cache.num_views, cache.num_codes, cache.num_classes) == (24, 2, 7, 4)
-    codes = np.concatenate([np.load(packed_path(cache.folder, i), allow_pickle=False) for i in range(3)])
+    codes = np.concatenate([np.load(packed_path(cache.path, i), allow_pickle=False) for i in range(3)])
     for i in (0, 9, 10, 23):
         assert (cache.views(i) == codes[i]).all()
         assert (cache.codes(i, 1) == codes[i, 1]).all()

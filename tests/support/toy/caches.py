@@ -1,5 +1,6 @@
 """Token caches without a tokenizer."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,15 @@ def write_token_cache(folder: Path, num_images: int = 24) -> Path:
         writer.write(shard, indices, codes)
     writer.finish()
     return folder
+
+
+def write_jsonl(path: Path, num_lines: int = 24, num_codes: int = 4) -> Path:
+    """Published codes: a line an image, random codes in another range for each class. Returns `path`."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(num_lines):
+        class_id = i % NUM_CLASSES
+        tokens = rng.integers(8 * class_id, 8 * class_id + 8, num_codes).tolist()
+        lines.append(json.dumps({"class_id": class_id, "tokens": tokens}) + "\n")
+    path.write_text("".join(lines))
+    return path

@@ -18,6 +18,14 @@ VQ_MODEL = {
     "encoder": {"width": 32, "num_layers": 2, "num_heads": 2},
     "decoder": {"width": 32, "num_layers": 2, "num_heads": 2, "causal": False, "num_learned_tokens": 4},
 }
+MASKGIT_VQ = {  # 32x32 pixels, 8x8 codes
+    "name": "maskgit_vq",
+    "codebook_size": CODEBOOK_SIZE,
+    "token_size": 8,
+    "image_size": 32,
+    "channels": 32,
+    "channel_multipliers": [1, 1, 2],
+}
 STAGE1_DECODER = {"causal": True, "num_learned_tokens": 1, "prefix_head": True}
 
 

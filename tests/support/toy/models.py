@@ -6,6 +6,10 @@ from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from modeling.alitok.settings import AliTokConfig, DecoderConfig, TransformerConfig
 from modeling.alitok.tokenizer import AliTok
 from modeling.interfaces import CodeLayout
+from modeling.maskgit_vq.settings import MaskGITVQConfig
+from modeling.maskgit_vq.tokenizer import MaskGITVQ
+from tests.parity.deterministic import fill
+from tests.support.toy.configs import MASKGIT_VQ
 from tests.support.toy.sizes import CODEBOOK_SIZE, IMAGE_SIZE, NUM_CLASSES, NUM_CODES, PATCH_SIZE
 
 GRID = IMAGE_SIZE // PATCH_SIZE
@@ -27,6 +31,13 @@ def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02) -> AliTok
         init_std=init_std,
     )
     return AliTok(config).eval()
+
+
+def maskgit_vq() -> MaskGITVQ:
+    """With weights large enough for codes that depend on the image."""
+    model = MaskGITVQ(MaskGITVQConfig(**MASKGIT_VQ)).eval()
+    fill(model)
+    return model
 
 
 def generator(**changes) -> AliTokGenerator:

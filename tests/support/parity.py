@@ -11,8 +11,9 @@ PARITY = ROOT / "tests" / "parity"
 
 
 def published_shapes(model: str) -> dict[str, list[int]]:
-    """Every key and shape of a published state dict, e.g. of "AliTok.pth" or "stage1"."""
-    return json.loads((PARITY / "state_dict_keys.json").read_text())["state_dicts"][model]
+    """Every key and shape of a published state dict, e.g. of "AliTok.pth", "stage1" or "rar_b"."""
+    files = (PARITY / name for name in ("state_dict_keys.json", "state_dict_keys_1d.json"))
+    return next(d[model] for f in files if model in (d := json.loads(f.read_text())["state_dicts"]))
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling.build import build_generator
+from modeling.build import build_generator, cast_parameters
 from modeling.interfaces import CodeLayout, Progress
 from modeling.rar import cache as rar_cache
 from modeling.rar.generator import RARGenerator
@@ -278,6 +278,18 @@ def test_the_fast_cpu_path_computes_the_same(monkeypatch, compile, run_bytes):
     expected, found = cached_logits(plain, codes, classes), cached_logits(fast, codes, classes, forward)
     for one, two in zip(expected, found, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_bf16_changes_the_distributions_little():
+    exact, rounded = rar_generator(), rar_generator()
+    cast_parameters(rounded, torch.bfloat16)
+    assert rounded.lm_head.weight.dtype == rounded.adaln_before_head.adaLN_modulation[1].weight.dtype == torch.float32
+    assert {p.dtype for p in rounded.blocks.parameters()} == {torch.bfloat16}
+    codes, classes = random_codes(3), torch.tensor([0, 3, toy.NUM_CLASSES])
+    for one, two in zip(*(cached_logits(m, codes, classes) for m in (exact, rounded)), strict=True):
+        assert (one.softmax(-1) - two.softmax(-1)).abs().max() < 0.05
+    assert rounded.new_cache(classes).modulations.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("scale", [0.0, 4.0])

@@ -5,6 +5,9 @@ a mask, everything is float32, and `torch.multinomial` draws the codes. Weights 
 the same (tests/benchmarks/test_references.py).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,15 +36,20 @@ def plain_logits(model: AliTokGenerator, codes: Tensor, class_ids: Tensor, cache
 
 
 @torch.no_grad()
-def plain_sample(model: AliTokGenerator, class_ids: Tensor, scale: float, power: float, positions: int) -> Tensor:
-    """The first `positions` codes of each class (B, positions), with guidance by doubled batches."""
+def plain_sample(
+    logits_after: Callable, model: Any, class_ids: Tensor, scale: float, power: float, positions: int
+) -> Tensor:
+    """The first `positions` codes of each class (B, positions), with guidance by doubled batches.
+
+    logits_after: `plain_logits`, or what another family has in its place.
+    """
     length, rows = model.layout.num_codes, len(class_ids)
-    mask = torch.full((length + 1, length + 1), float("-inf"), device=class_ids.device).triu(1)
+    mask = torch.full((length + 2, length + 2), float("-inf"), device=class_ids.device).triu(1)
     codes = torch.empty(rows, 0, dtype=torch.int64, device=class_ids.device)
     classes = torch.cat([class_ids, torch.full_like(class_ids, model.num_classes)])
     cache: Cache = [None] * len(model.blocks)
     for t in range(positions):
-        conditional, unconditional = plain_logits(model, torch.cat([codes, codes]), classes, cache, mask).chunk(2)
+        conditional, unconditional = logits_after(model, torch.cat([codes, codes]), classes, cache, mask).chunk(2)
         logits = unconditional + guidance_scale(t, length, scale, power) * (conditional - unconditional)
         codes = torch.cat([codes, torch.multinomial(logits.softmax(-1), 1)], dim=1)
     return codes

@@ -1,6 +1,7 @@
 """Sampling speed: this sampler, a plain one and the memory's floor, in one run on one machine.
 
 python -m benchmarks.sampling --batch_sizes 1,8                      # a CPU
+python -m benchmarks.sampling --batch_sizes 1 --config configs/rar_b.yaml
 python -m benchmarks.sampling --batch_sizes 1,8,125,500              # a GPU
 python -m benchmarks.sampling --kl 16 --config configs/fashion_mnist/ar.yaml \\
     --checkpoint output/quickstart/ar/model.safetensors              # what bf16 changes in the distributions
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import reference_rar_sampler, reference_sampler
 from benchmarks.machine import announce, timed
 from benchmarks.reference_sampler import plain_sample
 from modeling.build import build_generator, build_tokenizer, code_layout, load_generator, to_inference
@@ -33,6 +35,8 @@ from utils.images import to_bytes
 COPIED_BYTES = 1 << 29
 REPEATS = 5
 WARMUP_POSITIONS = 3
+PLAIN_LOGITS = {"alitok": reference_sampler.plain_logits, "rar": reference_rar_sampler.plain_logits}
+READ_ONCE = "adaLN_modulation"  # matrices of that name are needed once an image; a step reads their products
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -44,7 +48,8 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> float:
     """Bytes that each of the first `positions` positions reads on average: all matrices, and the cache so far."""
-    weights = sum(p.numel() for name, p in generator.named_parameters() if p.ndim == 2 and name != "embeddings.weight")
+    matrices = [(n, p) for n, p in generator.named_parameters() if p.ndim == 2 and n != "embeddings.weight"]
+    weights = sum(rows * p.shape[0] if READ_ONCE in name else p.numel() for name, p in matrices)
     config = generator.config
     cache = 2 * rows * config.num_hidden_layers * config.hidden_size * positions / 2
     return (weights + cache) * bytes_per_number
@@ -56,7 +61,9 @@ def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
         return load_generator(config.model.generator, layout, args.checkpoint, device)
     torch.manual_seed(0)
     generator = build_generator(config.model.generator, layout)
-    torch.nn.init.normal_(generator.output.weight, std=0.02)  # initialised with zeros: all codes equally likely
+    for parameter in generator.parameters():
+        if parameter.ndim == 2 and not parameter.any():  # initialised with zeros: all codes equally likely
+            torch.nn.init.normal_(parameter, std=0.02)
     return to_inference(generator, device)
 
 
@@ -87,7 +94,8 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
             batch_size=batch_size,
         )
         guidance = config.model.generator
-        plain = (generator, torch.tensor(classes, device=device), guidance.guidance_scale, guidance.guidance_scale_pow)
+        plain = (PLAIN_LOGITS[guidance.name], generator, torch.tensor(classes, device=device))
+        plain += (guidance.guidance_scale, guidance.guidance_scale_pow)
         ours, theirs = [], []
         for _ in range(args.rounds):  # alternate: the machine's speed changes with time
             ours.append(timed_codes(pipeline, classes, positions, device))

@@ -17,7 +17,9 @@ TOKENIZERS = Registry(
     {"alitok": "modeling.alitok.tokenizer", "maskgit_vq": "modeling.maskgit_vq.tokenizer"},
     default="alitok",
 )
-GENERATORS = Registry("generator", {"alitok": "modeling.alitok.generator"}, default="alitok")
+GENERATORS = Registry(
+    "generator", {"alitok": "modeling.alitok.generator", "rar": "modeling.rar.generator"}, default="alitok"
+)
 
 
 @dataclass(frozen=True)
@@ -160,4 +162,4 @@ class AutoregressiveGenerator(Generator, Protocol):
         """codes (B, T) in the order drawn -> in the tokenizer's order."""
 
     def compiled_when_decoding(self) -> Iterable[tuple[nn.Module, str]]:
-        """Methods, as (module, name), that have one shape at every position and are worth compiling."""
+        """Methods, as (module, name), that have one shape at every position but the first, and are worth compiling."""

@@ -88,10 +88,14 @@ class _FunctionalLayer:
 class _FunctionalCache:
     """A cache of all layers for one position, without side effects."""
 
-    def __init__(self, past_k: Tensor, past_v: Tensor):
-        """past_k, past_v: (layers, B, heads, n, d)."""
+    def __init__(self, past_k: Tensor, past_v: Tensor, inputs: tuple[Tensor, ...]):
+        """past_k, past_v: (layers, B, heads, n, d); inputs: see `KeyValueCache.position_inputs`."""
         self.length = past_k.shape[3]
+        self.inputs = inputs
         self.layers = [_FunctionalLayer(k, v) for k, v in zip(past_k, past_v, strict=True)]
+
+    def position_inputs(self) -> tuple[Tensor, ...]:
+        return self.inputs
 
     def advance(self, positions: int) -> None:
         pass
@@ -104,21 +108,23 @@ class _FunctionalCache:
 def compile_step(generator: AutoregressiveGenerator) -> Callable:
     """A function like the generator's forward, with a position of cached decoding compiled into one piece."""
 
-    def functional(codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        cache = _FunctionalCache(past_k, past_v)
+    def functional(
+        codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cache = _FunctionalCache(past_k, past_v, inputs)
         logits = generator(codes, class_ids, cache)
         return logits, *cache.added()
 
     compiled = torch.compile(functional)
 
     def forward(codes: Tensor, class_ids: Tensor, cache) -> Tensor:
-        length = cache.length
-        if length < 2:  # dynamo specialises sizes 0 and 1
+        length, inputs = cache.length, cache.position_inputs()
+        if length < 2 or inputs is None:  # dynamo specialises sizes 0 and 1
             return generator(codes, class_ids, cache)
         past = cache.keys[..., :length, :], cache.values[..., :length, :]
         for tensor in past:
             torch._dynamo.mark_dynamic(tensor, 3)
-        logits, k, v = compiled(codes, class_ids, *past)
+        logits, k, v = compiled(codes, class_ids, *past, *inputs)
         cache.keys[..., length : length + 1, :] = k
         cache.values[..., length : length + 1, :] = v
         cache.advance(1)

@@ -16,7 +16,7 @@ ALLOWED = {
     "train_tokenizer": {"training", "evaluation", "dataset", "modeling", "utils"},
     "train_generator": {"training", "sampling", "dataset", "modeling", "utils"},
 }
-FAMILIES = ("alitok", "maskgit_vq")
+FAMILIES = ("alitok", "maskgit_vq", "rar")
 
 
 def modules(room: str) -> list[Path]:

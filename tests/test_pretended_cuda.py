@@ -8,9 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters, code_layout
+from modeling.rar import cache as rar_cache
 from sampling.autoregressive import AutoregressiveDecoder, _Batch
 from sampling.settings import SamplingSettings
 from tests.support.paths import ROOT
+from tests.support.toy.rar import rar_generator
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
@@ -57,6 +59,22 @@ def test_decoding_can_be_recorded(changes):
                 batch.draw(t)
         assert batch.codes.device.type == "cuda"
         assert batch.cache.keys.dtype == torch.bfloat16
+
+
+def test_decoding_of_rar_can_be_recorded():
+    """In bfloat16, with runs of modulations that are shorter than the sequence."""
+    generator = rar_generator()
+    with pretended_cuda("no"), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rar_cache, "MODULATION_BYTES", 3 * 2 * 6 * 6 * 32 * 2)  # three positions of six rows
+        on_pretended_cuda(generator)
+        cast_parameters(generator, torch.bfloat16)
+        batch = _Batch(AutoregressiveDecoder(generator, SamplingSettings(4.0, 1.0)), 3, torch.device("cuda"))
+        batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
+        with NothingFromTheHost():
+            for t in range(generator.layout.num_codes):
+                batch.draw(t)
+        assert batch.cache.modulations.shape[2] == 3
+        assert batch.cache.modulations.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

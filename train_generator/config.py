@@ -1,7 +1,7 @@
 """The configuration of train_ar.py and sample_imagenet.py. The defaults are AliTok-B's."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import II
 
@@ -79,6 +79,13 @@ class GeneratorTraining(TrainingSettings):
 
 @dataclass
 class ARConfig:
+    replaced_keys: ClassVar[dict[str, str]] = {
+        "dataset.params.train_shards_path_or_url": "set dataset.params.data_path to an image folder",
+        "dataset.params.eval_shards_path_or_url": "set dataset.params.data_path to an image folder with val/",
+        "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size",
+        "model.vq_model.pretrained_tokenizer_weight": "set experiment.tokenizer_checkpoint",
+        "model.vq_model.finetune_decoder": "generator training never changes the tokenizer",
+    }
     experiment: GeneratorExperiment = section(GeneratorExperiment)
     model: Models = section(Models)
     dataset: CodeDataSection = section(CodeDataSection)

@@ -115,7 +115,8 @@ def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], sou
 def load_config(schema_class: type, description: str, argv: Sequence[str] | None = None) -> Any:
     """Read a script's command line: `config=FILE` and `dotted.key=value` overrides.
 
-    Returns an instance of `schema_class`. `--help` prints every key with its value and explanation.
+    Returns an instance of `schema_class`. Its class attribute `replaced_keys`, if it has one, says for keys of
+    published configurations what takes their place. `--help` prints every key with its value and explanation.
     Raises UserError with one line for anything wrong.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -157,7 +158,7 @@ def help_lines(config: DictConfig, indent: int = 0) -> Iterator[str]:
             continue
         value = "???" if missing else _as_yaml(OmegaConf.to_container(config)[name])
         line = f"{margin}{name}: {value}"
-        yield f"{line:<{HELP_COLUMN}}# {comment}" if comment else line
+        yield f"{line:<{HELP_COLUMN - 1}} # {comment}" if comment else line
 
 
 def _explanation(settings_class: Any, name: str) -> str:
@@ -249,6 +250,9 @@ def _dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:
 
 def _explain(error: OmegaConfBaseException, schema: DictConfig, source: str) -> UserError:
     key = error.full_key or ""
+    replaced = getattr(OmegaConf.get_type(schema), "replaced_keys", {})
+    if key in replaced:
+        return UserError(f"configuration key '{key}' in {source} has no use here: {replaced[key]}")
     if "not in" in str(error):  # an unknown key: name the closest one of its section, else of all
         parent, _, leaf = key.rpartition(".")
         known = _dotted_keys(schema)

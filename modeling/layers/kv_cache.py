@@ -38,6 +38,13 @@ class KeyValueCache:
         self.length = 0
         self.layers = [LayerCache(self, layer) for layer in range(num_layers)]
 
+    def position_inputs(self) -> tuple[Tensor, ...] | None:
+        """What the next position needs beside keys and values: tensors (layers, ...) that do not depend on codes.
+
+        None: the generator itself must run the next position, which makes them.
+        """
+        return ()
+
     def advance(self, positions: int) -> None:
         """Count positions that all layers have stored."""
         self.length += positions

@@ -1,8 +1,10 @@
-"""Root-mean-square norm and the gated MLP of the generators."""
+"""Norms that are computed in float32 whatever their weights' precision, and a gated MLP."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from modeling.layers.precision import at_least_float32
 
 NORM_EPS = 1e-5
 HIDDEN_MULTIPLE = 256  # SwiGLU's hidden width is a multiple of this
@@ -20,6 +22,17 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm with weight and bias, computed and returned in float32 for inputs and weights of half precision."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__(width, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight, bias = (at_least_float32(t) for t in (x, self.weight, self.bias))
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 class SwiGLU(nn.Module):

@@ -4,11 +4,14 @@ from functools import partial
 
 import torch
 
+from benchmarks import reference_rar_sampler
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.reference_sampler import plain_logits, plain_sample
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from modeling.interfaces import CodeLayout
+from tests.support import toy
 from tests.support.decoding import cached_logits
+from tests.support.toy.rar import rar_generator
 from train_generator.trainer import parameter_groups
 
 LAYOUT = CodeLayout(128, 73, 9, (8, 8))
@@ -54,4 +57,14 @@ def test_the_plain_sampler_has_the_same_distributions():
     mask = torch.full((74, 74), float("-inf")).triu(1)
     for t, expected in enumerate(cached_logits(model, codes, class_ids)):
         torch.testing.assert_close(plain_logits(model, codes[:, :t], class_ids, cache, mask), expected)
-    assert plain_sample(model, class_ids, 4.0, 1.0, 5).shape == (2, 5)
+    assert plain_sample(plain_logits, model, class_ids, 4.0, 1.0, 5).shape == (2, 5)
+
+
+def test_the_plain_sampler_of_rar_has_the_same_distributions():
+    model, class_ids = rar_generator(), torch.tensor([0, toy.NUM_CLASSES])
+    codes = torch.randint(0, toy.CODEBOOK_SIZE, (2, toy.NUM_CODES))
+    cache, mask = [None, None], torch.full((toy.NUM_CODES + 2,) * 2, float("-inf")).triu(1)
+    for t, expected in enumerate(cached_logits(model, codes, class_ids)):
+        found = reference_rar_sampler.plain_logits(model, codes[:, :t], class_ids, cache, mask)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert plain_sample(reference_rar_sampler.plain_logits, model, torch.tensor([0]), 4.0, 1.0, 5).shape == (1, 5)

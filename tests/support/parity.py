@@ -11,7 +11,7 @@ PARITY = ROOT / "tests" / "parity"
 
 
 def published_shapes(model: str) -> dict[str, list[int]]:
-    """Every key and shape of a published state dict, e.g. of "AliTok.pth", "stage1" or "maskgit_vqgan"."""
+    """Every key and shape of a published state dict, e.g. of "AliTok.pth", "stage1", "maskgit_vqgan" or "rar_b"."""
     files = (PARITY / name for name in ("state_dict_keys.json", "state_dict_keys_1d.json"))
     return next(found[model] for file in files if model in (found := json.loads(file.read_text())["state_dicts"]))
 

@@ -46,7 +46,7 @@ def test_overrides_reach_every_kind_of_key():
         ("traning.seed=3", "'traning.*did you mean 'training"),
         ("model.generator.hiden_size=3", "did you mean 'model.generator.hidden_size'"),
         ("training.seed=soon", "training.seed"),
-        ("model.generator.name=rar", "unknown generator 'rar'"),
+        ("model.generator.name=mar", "unknown generator 'mar'"),
         ("config=configs/alitok_bb.yaml", "not found.*did you mean 'configs/alitok_b.yaml'"),
         ("model.generator.code_order=random", r"code_order is 'random' .*choose raster \| reversed"),
         ("sampling.class_ids=[1.5]", "sampling.class_ids"),

@@ -15,7 +15,9 @@ def default_precision(device: torch.device | str) -> str:
 
 
 def autocast(device: torch.device | str, precision: str) -> torch.autocast:
-    """Autocast to bfloat16 for "bf16"; a context that does nothing for "fp32"."""
+    """Autocast to bfloat16 for "bf16"; a context that does nothing for "fp32". Raises ValueError for other words."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is '{precision}'; choose {' or '.join(PRECISIONS)}")
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 

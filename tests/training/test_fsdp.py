@@ -98,12 +98,12 @@ model = toy.generator().train()
 shard(model, model.blocks, "cpu", dtype=torch.bfloat16)
 seen = {}
 block = model.blocks[1]
-block.attn.register_forward_pre_hook(lambda m, x: seen.update(weight=m.qkv.weight.dtype, rope=x[1].dtype))
+block.register_forward_pre_hook(lambda m, x: seen.update(weight=m.attn.qkv.weight.dtype, rope=x[1].dtype))
 block.mlp.register_forward_hook(lambda m, x, y: seen.update(added=y.dtype))
 block.register_forward_hook(lambda m, x, y: seen.update(residual=y.dtype))
 with torch.autocast("cpu", torch.bfloat16):
-    loss, _ = model.loss(torch.zeros(2, toy.NUM_CODES, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
-loss.backward()
+    loss = model.loss(torch.zeros(2, toy.NUM_CODES, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+loss.value.backward()
 half, full = torch.bfloat16, torch.float32
 assert seen == {"weight": half, "rope": full, "added": half, "residual": full}, seen
 assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {full}

@@ -14,7 +14,5 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from pretokenization import Defaults, main  # noqa: E402
 
 if __name__ == "__main__":
-    defaults = Defaults(
-        "configs/maskgit_vq.yaml", "maskgit-vqgan-imagenet-f16-256.bin", cached_path="cache_maskgit_vq"
-    )
+    defaults = Defaults("configs/maskgit_vq.yaml", "maskgit-vqgan-imagenet-f16-256.bin", cached_path="cache_maskgit_vq")
     main(defaults, __doc__.splitlines()[0])

@@ -76,7 +76,7 @@ def test_the_published_command_finds_its_defaults(work, tmp_path):
     """Verbatim, where the weights are missing."""
     result = run(*PUBLISHED, "--data_path", work.images, "--cached_path", tmp_path / "cache", check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: weights not found: weights/maskgit-vqgan-imagenet-f16-256.bin")
+    assert result.stderr.startswith("error: weights not found: maskgit-vqgan-imagenet-f16-256.bin")
     (tmp_path / "codes.jsonl").write_text("")
     result = run(*PUBLISHED, "--data_path", work.images, "--cached_path", tmp_path / "codes.jsonl", check=False)
     assert result.stderr == f"error: --cached_path {tmp_path / 'codes.jsonl'} is a file; name a folder to write\n"

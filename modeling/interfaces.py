@@ -110,7 +110,7 @@ class Progress(NamedTuple):
 
 class GeneratorLoss(NamedTuple):
     value: Tensor  # scalar, in the generator's `loss_unit`
-    accuracy: Tensor  # scalar: share of the predicted codes whose most likely value is right
+    accuracy: Tensor  # scalar: top-1 accuracy over the predicted codes
     log: dict[str, Tensor] = {}  # more scalars for the log
 
 

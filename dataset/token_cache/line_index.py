@@ -92,7 +92,7 @@ def load_index(path: Path) -> LineIndex:
     made = None
     try:
         with _only_process(target):
-            index = _read_index(target, path)  # another process may have made it meanwhile
+            index = _read_index(target, path)  # another process may have made it while this one waited
             if index is not None:
                 return index
             made = _make_index(path)

@@ -24,7 +24,7 @@ HEADER = 24  # pixels above the samples for the variants' titles
 
 
 class Results:
-    """Writes runs.jsonl: a line for each run whose jobs are done, after those of other variants and seeds."""
+    """Writes runs.jsonl: a line for each run that is done, after those of other variants and seeds."""
 
     def __init__(self, config: AblationConfig, runs: list[Run]):
         self.config, self.path, self.jobs = config, Path(config.output_dir, "runs.jsonl"), set()

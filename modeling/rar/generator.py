@@ -22,7 +22,7 @@ NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "g
 
 @GENERATORS.register("rar", RARConfig)
 class RARGenerator(nn.Module):
-    """Next-code transformer that is told at each position where the code to be predicted belongs.
+    """Next-code transformer. Each position also gets the place of the code that it predicts.
 
     An order (T,) is a permutation of 0 .. T - 1: entry j is the raster place of the j-th code of the sequence.
     Position p of the sequence is the start (0), the class (1), or the code p - 2; from 1 on it predicts code p - 1.
@@ -84,7 +84,7 @@ class RARGenerator(nn.Module):
     def _places_in_order(self, orders: Tensor, count: int) -> Tensor:
         """Both position tables along orders (B, T), for start, class and `count` codes: (B, 2 + count, width).
 
-        The last code's position predicts nothing, so it has no place to be told; neither has the start.
+        The last code and the start predict nothing, so they get no target place.
         """
         own, target = self.pos_embed[0], self.target_aware_pos_embed[0]
         places = own[orders[:, :count] + NUM_SPECIAL]

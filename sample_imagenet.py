@@ -11,6 +11,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from modeling.build import code_layout, load_generator, load_tokenizer
+from modeling.interfaces import GENERATORS
 from modeling.layers.precision import default_precision
 from sampling.decoding import decoder_settings
 from sampling.pipeline import Pipeline, require_class
@@ -58,11 +59,12 @@ def main() -> None:
     experiment, sampling, model = config.experiment, config.sampling, config.model
     if not experiment.generator_checkpoint:
         raise UserError("experiment.generator_checkpoint is not set: the weights to sample from")
+    decoding = GENERATORS.part_class(model.generator.name).decoding
+    settings = decoder_settings(model.generator, decoding, **sampling.changes())
     state = init_process()
     tokenizer = load_tokenizer(model.vq_model, experiment.tokenizer_checkpoint, state.device)
     layout = code_layout(model.vq_model)
     generator = load_generator(model.generator, layout, experiment.generator_checkpoint, state.device)
-    settings = decoder_settings(model.generator, generator.decoding, **sampling.changes())
     classes = class_per_image(config, generator.num_classes)
     precision = sampling.precision or default_precision(state.device)
     identity = {  # what decides the images

@@ -19,7 +19,7 @@ def code_layout(vq_model: Any) -> CodeLayout:
     """The codes of the tokenizer with settings `vq_model`. Raises UserError for sizes that do not fit together."""
     try:
         return vq_model.layout
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise UserError(f"model.vq_model: {error}") from error
 
 

@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from modeling.interfaces import GENERATORS, TOKENIZERS
 from utils.config import compose, option, read_yaml, section
 from utils.errors import UserError
+
+# Keys of published files and of older trainings -> what takes their place.
+REPLACED_KEYS = {
+    "model.vq_model.pretrained_tokenizer_weight": "set experiment.tokenizer_checkpoint",
+    "model.vq_model.finetune_decoder": "a generator's training never changes the tokenizer",
+    "model.generator.codebook_size": "the tokenizer tells it; remove the line",
+}
 
 
 @dataclass
@@ -23,11 +30,13 @@ class Models(TokenizerModel):
 
 @dataclass
 class _TokenizerFile:
+    replaced_keys: ClassVar[dict[str, str]] = REPLACED_KEYS
     model: TokenizerModel = section(TokenizerModel)
 
 
 @dataclass
 class _ModelsFile:
+    replaced_keys: ClassVar[dict[str, str]] = REPLACED_KEYS
     model: Models = section(Models)
 
 

@@ -66,7 +66,7 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
             part.unlink(missing_ok=True)
             if source.suffix != ".safetensors" or not _hard_link(source, part):
                 safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, UserError) as error:
         print(f"warning: {target} could not be written ({error}); sampling needs --tokenizer", file=sys.stderr)
 
 
@@ -228,7 +228,7 @@ class Pipeline:
 
 
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:
-    """tokenizer.safetensors beside the generator's weights, else what the configuration names."""
+    """tokenizer.safetensors beside the generator's weights, else what the configuration names. Raises UserError."""
     beside = folder / TOKENIZER_FILE
     if beside.is_file():
         return beside

@@ -18,7 +18,9 @@ class SamplingOptions:
         None, "scale along the codes, up to model.generator.guidance_scale", choices=(None, *SCHEDULES)
     )
     top_k: int | None = option(None, "draw from this many most likely codes; null: all", min=1)
-    top_p: float | None = option(None, "draw from the fewest codes that are together this likely; null: all")
+    top_p: float | None = option(
+        None, "draw from the fewest codes that are together this likely; null: all", above=0, max=1
+    )
     precision: str | None = option(None, "null: bf16 on a GPU, fp32 on the CPU", choices=(None, "fp32", "bf16"))
     compile: bool | None = option(None, "compile the decoding; null: on a GPU only")
     save_png: bool = option(False, "also write output_dir/000000.png, ...")

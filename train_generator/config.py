@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from omegaconf import II
 
 from dataset.config import DataSettings
-from modeling.configs import Models
+from modeling.configs import REPLACED_KEYS, Models
 from sampling.settings import SamplingOptions
 from training.config import ExperimentSettings, TrainingSettings
 from training.optimizer import AdamWParams, OptimizerSettings
@@ -63,7 +63,7 @@ class CosineParams:
 
 @dataclass
 class CosineSchedule:
-    scheduler: str = option("cosine", "warm-up, then half a cosine", choices=("cosine",))
+    scheduler: str = option("cosine", "the one that exists: warm-up, then half a cosine", choices=("cosine",))
     params: CosineParams = section(CosineParams)
 
 
@@ -83,8 +83,7 @@ class ARConfig:
         "dataset.params.train_shards_path_or_url": "set dataset.params.data_path to an image folder",
         "dataset.params.eval_shards_path_or_url": "set dataset.params.data_path to an image folder with val/",
         "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size",
-        "model.vq_model.pretrained_tokenizer_weight": "set experiment.tokenizer_checkpoint",
-        "model.vq_model.finetune_decoder": "generator training never changes the tokenizer",
+        **REPLACED_KEYS,
     }
     experiment: GeneratorExperiment = section(GeneratorExperiment)
     model: Models = section(Models)

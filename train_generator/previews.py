@@ -56,6 +56,7 @@ class Previews:
             tqdm.write(f"warning: no preview at step {step} ({first_line(error)})", file=sys.stderr)
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # compiled blocks would be compiled again for the shapes of decoding
     def draw(self, model: Generator, step: int, logger: Logger) -> None:
         model.eval()
         classes = torch.linspace(0, model.num_classes - 1, min(MAX_CLASSES, model.num_classes)).long()

@@ -274,5 +274,6 @@ class GeneratorTrainer:
         main = self.accelerator.is_main_process
         state = full_state(self.state.inference_model, keep=main) if main or self.sharded else {}
         if main:
-            self.checkpointer.export(state)
+            # The weights last: they mark the training as done.
             keep_tokenizer(self.config.experiment.tokenizer_checkpoint, self.output_dir)
+            self.checkpointer.export(state)

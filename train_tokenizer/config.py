@@ -1,11 +1,12 @@
 """The configuration of train_tokenizer/train_tokenizer.py."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from dataset.config import DataSettings
-from modeling.configs import TokenizerModel
+from modeling.configs import REPLACED_KEYS, TokenizerModel
 from train_tokenizer.loss import LossSettings
 from train_tokenizer.phases import Phase
 from training.config import ExperimentSettings, TrainingSettings
@@ -68,6 +69,11 @@ class TokenizerTraining(TrainingSettings):
 
 @dataclass
 class TokenizerConfig:
+    replaced_keys: ClassVar[dict[str, str]] = {
+        "losses.quantizer_weight": "set model.vq_model.quantizer_weight",
+        "losses.prefix_weight": "set model.vq_model.prefix_weight",
+        **REPLACED_KEYS,
+    }
     experiment: TokenizerExperiment = section(TokenizerExperiment)
     model: TokenizerModel = section(TokenizerModel)
     dataset: ImageDataSection = section(ImageDataSection)

@@ -114,7 +114,7 @@ def train(
             last = state.step == total_steps
 
             def due(every: int, last: bool = last) -> bool:
-                return last or (every > 0 and state.step % every == 0)
+                return last or state.step % every == 0
 
             if due(experiment.log_every):
                 means = stats.pop(accelerator)

@@ -44,5 +44,5 @@ class Registry:
         """Call the class. A ValueError of its constructor becomes a UserError."""
         try:
             return self.part_class(name)(*arguments, **options)
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
+        except ValueError as error:
             raise UserError(f"{self.kind} '{name}': {error}") from error

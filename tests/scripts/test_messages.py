@@ -63,7 +63,7 @@ def test_size_and_cache_mismatches(run, tmp_path):
     message = run("train_ar.py", ar, out, f"dataset.params.pretokenization={tmp_path / 'none'}")
     assert "token cache not found" in message
     message = run("train_ar.py", ar, out, "model.generator.image_seq_len=21")
-    assert "codes per image: 7 in model.vq_model, 21 in model.generator" in message
+    assert "image_seq_len is 21, the tokenizer has 7 codes" in message
 
 
 def test_class_ids_out_of_range(run, tmp_path):

@@ -128,3 +128,9 @@ def test_a_file_says_what_differs_from_its_base(tmp_path):
     (tmp_path / "lost.yaml").write_text("base: nowhere.yaml\n")
     with pytest.raises(UserError, match=r"configuration file not found: .*nowhere.yaml"):
         load_config(Outer, "", [f"config={tmp_path / 'lost.yaml'}"])
+
+
+def test_keys_that_moved_name_their_new_place():
+    arguments = ["config=configs/tokenizer_stage1.yaml", "losses.prefix_weight=5"]
+    with pytest.raises(UserError, match=r"'losses.prefix_weight' .* has no use here: set model.vq_model.prefix_weight"):
+        load_config(TokenizerConfig, "", arguments)

@@ -11,9 +11,9 @@ PARITY = ROOT / "tests" / "parity"
 
 
 def published_shapes(model: str) -> dict[str, list[int]]:
-    """Every key and shape of a published state dict, e.g. of "AliTok.pth", "stage1" or "rar_b"."""
+    """Every key and shape of a published state dict, e.g. of "AliTok.pth", "stage1" or "maskgit_vqgan"."""
     files = (PARITY / name for name in ("state_dict_keys.json", "state_dict_keys_1d.json"))
-    return next(d[model] for f in files if model in (d := json.loads(f.read_text())["state_dicts"]))
+    return next(found[model] for file in files if model in (found := json.loads(file.read_text())["state_dicts"]))
 
 
 def shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -68,12 +68,17 @@ def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
 
 
 def timed_codes(pipeline: Pipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
-    """Seconds for the first `positions` codes of one batch, after a warm-up."""
+    """Seconds a position for one batch, after a warm-up; `positions` >= 2 of them are drawn.
+
+    The first position counts once, because it may do work for all of them.
+    """
+    num_codes = pipeline.decoder.num_codes
     for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
-        noise = image_noise(0, range(len(class_ids)), pipeline.decoder.num_codes)
+        noise = image_noise(0, range(len(class_ids)), num_codes)
         codes = pipeline.decoder.stream(torch.tensor(class_ids, device=device), noise)
-        seconds, _ = timed(lambda c=codes, n=wanted: [next(c) for _ in range(n)], device)
-    return seconds
+        first, _ = timed(lambda c=codes: next(c), device)
+        others, _ = timed(lambda c=codes, n=wanted: [next(c) for _ in range(n - 1)], device)
+    return (first + others / (positions - 1) * (num_codes - 1)) / num_codes
 
 
 def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
@@ -100,10 +105,10 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
         for _ in range(args.rounds):  # alternate: the machine's speed changes with time
             ours.append(timed_codes(pipeline, classes, positions, device))
             try:
-                theirs.append(timed(lambda arguments=plain: plain_sample(*arguments, positions), device)[0])
+                theirs.append(timed(lambda arguments=plain: plain_sample(*arguments, positions), device)[0] / positions)
             except torch.OutOfMemoryError:  # its float32 cache is there twice while it grows
                 theirs.append(float("nan"))
-        seconds, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
+        per_position, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
         rows = batch_size * (2 if settings.scales(generator.layout.num_codes) else 1)
         floor = step_bytes(generator, rows, positions, 2 if pipeline.precision == "bf16" else 4) / bandwidth
         codes = torch.randint(
@@ -112,7 +117,7 @@ def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) ->
         for _ in range(2):  # the first time warms up
             decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
         writing = timed_writing(images, args.scratch)
-        per_position, plain_position = seconds / positions, float(np.median(theirs)) / positions
+        plain_position = float(np.median(theirs))
         drawing = per_position * generator.layout.num_codes
         whole = max(drawing + decoding, writing)
         print(

@@ -5,7 +5,7 @@ import torch
 from modeling.rar.generator import RARGenerator
 from modeling.rar.settings import RARConfig
 from tests.support.toy.models import LAYOUT
-from tests.support.toy.sizes import NUM_CLASSES
+from tests.support.toy.sizes import CODEBOOK_SIZE, NUM_CLASSES, NUM_CODES
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 NO_DROPOUT = {"dropout": 0.0, "attn_drop": 0.0, "class_label_dropout": 0.0}
@@ -30,3 +30,8 @@ def rar_generator(**changes) -> RARGenerator:
     for parameter in model.parameters():  # initial zeros and small values would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def random_codes(rows: int) -> torch.Tensor:
+    """(rows, T), the same in every call."""
+    return torch.randint(0, CODEBOOK_SIZE, (rows, NUM_CODES), generator=torch.Generator().manual_seed(5))

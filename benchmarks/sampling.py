@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/alitok_b.yaml")
     parser.add_argument("--checkpoint", help="generator weights; default: random ones")
     parser.add_argument("--batch_sizes", default="1,8")
-    parser.add_argument("--positions", type=int, help="draw only this many codes of each image; default: all")
+    parser.add_argument("--positions", type=int, help="draw only this many codes of each image, 2 or more")
     parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)

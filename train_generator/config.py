@@ -63,7 +63,7 @@ class CosineParams:
 
 @dataclass
 class CosineSchedule:
-    scheduler: str = option("cosine", "the one that exists: warm-up, then half a cosine", choices=("cosine",))
+    scheduler: str = option("cosine", "the only one: warm-up, then half a cosine", choices=("cosine",))
     params: CosineParams = section(CosineParams)
 
 

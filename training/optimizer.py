@@ -18,7 +18,7 @@ class AdamWParams:
 
 @dataclass
 class OptimizerSettings:
-    name: str = option("adamw", "the one that exists", choices=("adamw",))
+    name: str = option("adamw", "the only one", choices=("adamw",))
     params: AdamWParams = section(AdamWParams)
 
 

@@ -1,7 +1,7 @@
 # make quickstart   the whole pipeline on Fashion-MNIST, from data to pictures: minutes on two cores
 # make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
-# make test-fast    the tests that take a few seconds at most and start no processes: in minutes on two cores
+# make test-fast    the tests that take a few seconds at most and start no processes: a minute on two cores
 # Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3

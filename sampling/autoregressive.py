@@ -48,12 +48,15 @@ class AutoregressiveDecoder:
     def prepare(
         generator: AutoregressiveGenerator, settings: SamplingSettings, batch_size: int, compile: bool
     ) -> Callable:
-        """On a CPU weights are packed and a whole position is compiled; on a GPU the parts between attention are."""
-        if next(generator.parameters()).device.type == "cpu":
+        """On a CPU a whole position is compiled, or weights are packed; on a GPU the parts between attention are
+        compiled."""
+        on_cpu = next(generator.parameters()).device.type == "cpu"
+        if on_cpu and compile:
+            return compile_step(generator)
+        if on_cpu:
             guided = settings.scales(generator.layout.num_codes) is not None
             pack_linears(generator, 2 * batch_size if guided else batch_size)
-            return compile_step(generator) if compile else generator
-        if compile:
+        elif compile:
             for module, name in generator.compiled_when_decoding():
                 setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
         return generator

@@ -9,15 +9,7 @@ from utils.errors import UserError, nearest
 
 # Names in the folder of a run; probes and samplings add theirs.
 RUN_NAMES = ("ar", "cache_train", "cache_val", "tokenizer", "tokenizer_stage1", "tokenizer_stage2")
-
-
-@dataclass
-class Files:
-    """Configuration files of the three trainings."""
-
-    stage1: str = option(MISSING, "tokenizer, stage 1")
-    stage2: str = option(MISSING, "tokenizer, stage 2")
-    ar: str = option(MISSING, "generator, also used for sampling")
+TRAININGS = ("stage1", "stage2", "ar")
 
 
 @dataclass
@@ -32,8 +24,16 @@ class Overrides:
 @dataclass
 class Variant(Overrides):
     title: str = option(MISSING, "name in tables and plots")
+    configs: dict[str, str] = option({}, "files in place of the shared ones")
+    tokenizer: str | None = option(None, "output folder of a trained tokenizer, in place of stage 1")
     second_stage: bool = option(False, "train a second decoder on the frozen codes, and decode samples with it")
-    codes_of: str | None = option(None, "use stage 1, codes and generators of this variant")
+    codes_of: str | None = option(
+        None, "use stage 1 and codes of this variant, and its generators unless this one has overrides or a file for ar"
+    )
+
+    @property
+    def own_generator(self) -> bool:
+        return bool(not self.codes_of or self.ar or "ar" in self.configs)
 
 
 @dataclass
@@ -44,12 +44,13 @@ class AblationConfig:
     jobs: int = option(
         1, "jobs at a time, each with a share of the cores, or a GPU of its own if there are several", min=1
     )
+    workers: int = option(0, "data workers of each job that encodes or evaluates", min=0)
     cached_images: int | None = option(None, "training images that generators learn from; null: all", min=1)
     cached_val_images: int | None = option(
         None, "validation images for the generators' validation loss; null: all", min=1
     )
     classifier_epochs: float = option(4.0, "training length of the classifier that scores samples", above=0)
-    configs: Files = section(Files, "files that the overrides change")
+    configs: dict[str, str] = option({}, "files that the overrides change: stage1, stage2 and ar")
     overrides: Overrides = section(Overrides, "of all variants")
     probes: dict[str, list[str]] = option({}, "overrides of more generators on the same codes")
     samplings: dict[str, list[str]] = option({}, "overrides of each way to draw samples")
@@ -70,10 +71,18 @@ def check(config: AblationConfig) -> None:
         if name not in config.variants:
             raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
     for name, variant in config.variants.items():
+        files = {**config.configs, **variant.configs}
+        if unknown := [file for file in files if file not in TRAININGS]:
+            raise UserError(f"configs: '{unknown[0]}' is none of {', '.join(TRAININGS)}")
+        unused = {"stage1": variant.tokenizer or variant.codes_of, "stage2": not variant.second_stage}
+        if missing := [file for file in TRAININGS if file not in files and not unused.get(file)]:
+            raise UserError(f"variants.{name} has no file for {missing[0]}: set configs.{missing[0]}")
         if variant.stage2 and not variant.second_stage:
             raise UserError(f"variants.{name} has overrides of stage2, but second_stage is false")
+        if variant.tokenizer and (variant.stage1 or variant.second_stage):
+            raise UserError(f"variants.{name}: the tokenizer in {variant.tokenizer} is trained already")
         if other := variant.codes_of:
             if other not in config.variants or config.variants[other].codes_of:
                 raise UserError(f"variants.{name}.codes_of: '{other}' is not a variant with codes of its own")
-            if variant.stage1 or variant.ar:
-                raise UserError(f"variants.{name} uses the codes of '{other}': overrides of stage1 and ar belong there")
+            if variant.stage1 or variant.tokenizer or "stage1" in variant.configs:
+                raise UserError(f"variants.{name} uses the codes of '{other}': what changes stage1 belongs there")

@@ -69,12 +69,12 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
         numbers = json.loads((run.folder / f"{name}.json").read_text())
         return {f"{prefix}{key}": value for key, value in numbers.items() if key != "features"}
 
-    loss = last_logged(run.codes / "ar", "val_loss")
+    loss = last_logged(run.generators / "ar", "val_loss")
     row = {"variant": run.variant, "title": run.title, "seed": run.seed, "num_codes": run.num_codes}
     row |= read("tokenizer") | {"nats_per_code": loss, "nats_per_image": loss * run.num_codes}
-    row["ar_accuracy"] = last_logged(run.codes / "ar", "val_accuracy")
+    row["ar_accuracy"] = last_logged(run.generators / "ar", "val_accuracy")
     for probe in config.probes:
-        row[f"{probe}_gap"] = (last_logged(run.codes / probe, "val_loss") - loss) * run.num_codes
+        row[f"{probe}_gap"] = (last_logged(run.generators / probe, "val_loss") - loss) * run.num_codes
     for sampling in config.samplings:
         row |= read(sampling, f"{sampling}_")
     return row

@@ -101,6 +101,28 @@ def test_variants_that_share_codes_share_the_jobs(written):
     assert len(both) - len(one) == 3  # reconstructions, samples and evaluation of (c) itself
 
 
+def test_a_variant_can_have_its_own_generator_on_the_codes_of_another(written):
+    own = "variants.short={title: other, codes_of: causal, stage1: [], ar: [model.generator.code_order=reversed]}"
+    runs, jobs = make_plan(written, "seeds=[3]", own, "probes={}")
+    names = [job.name for job in jobs]
+    assert names.count("causal, seed 3: stage 1") == 1
+    assert "short, seed 3: stage 1" not in names
+    assert find_config(runs[0], "ar").model.generator.code_order == "reversed"
+    assert find_config(runs[0], "drawn").model.generator.code_order == "reversed"
+    assert find_config(runs[1], "ar").model.generator.code_order == "raster"
+
+
+def test_a_trained_tokenizer_takes_the_place_of_stage_1(written, tmp_path):
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.yaml").write_text((tmp_path / "stage1.yaml").read_text())
+    own = f"variants.short={{title: other, tokenizer: {tmp_path}/trained, stage1: []}}"
+    [run], jobs = make_plan(written, "seeds=[3]", "only=[short]", own)
+    names = [job.name for job in jobs]
+    assert "short, seed 3: stage 1" not in names
+    assert names.index("short, seed 3: codes, train split") < names.index("short, seed 3: ar")
+    assert find_config(run, "ar").experiment.tokenizer_checkpoint == f"{tmp_path}/trained/model.safetensors"
+
+
 def test_stage_2_keeps_the_encoder_of_its_codes(written):
     """Also if overrides changed the encoder: another one's codes would mean something else."""
     overrides = "variants.causal.stage1=[model.vq_model.encoder.num_heads=4,model.vq_model.codebook_size=16]"
@@ -134,7 +156,10 @@ def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written):
     [
         ("overrides.ar=[training.max_train_step=3]", "did you mean 'training.max_train_steps'"),
         ("variants.two.codes_of=three", "variants.two.codes_of: 'three' is not a variant with codes of its own"),
-        ("variants.two.ar=[training.seed=1]", "'causal': overrides of stage1 and ar belong there"),
+        ("variants.two.stage1=[training.seed=1]", "'causal': what changes stage1 belongs there"),
+        ("variants.two.configs={stage1: a.yaml}", "'causal': what changes stage1 belongs there"),
+        ("variants.two.configs={generator: a.yaml}", "configs: 'generator' is none of stage1, stage2, ar"),
+        ("variants.short.tokenizer=a", "the tokenizer in a is trained already"),
         ("variants.causal.stage2=[training.seed=1]", "but second_stage is false"),
         ("variants.two.title=(c) causal", "titles: .* is taken already"),
         ("jobs=0", "jobs is 0; it must be at least 1"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
-from dataset.image_folder import list_images, to_float
+from dataset.images import list_images, to_float
 from modeling.build import load_tokenizer_from_run
 from modeling.interfaces import Tokenizer
 from utils.arguments import at_least

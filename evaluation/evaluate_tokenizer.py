@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
-from dataset.image_folder import ImageList, list_images, to_float
+from dataset.images import ImageList, list_images, to_float
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import Statistics

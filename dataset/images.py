@@ -1,6 +1,7 @@
 """The images of one split of a data set: which there are, their classes, and how one is read."""
 
 import hashlib
+import io
 import os
 import sys
 from collections import Counter
@@ -12,6 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataset.archives.index import load_listing
+from dataset.archives.locate import Archives, find_archives, split_names
+from dataset.archives.places import Places
 from dataset.classes import class_numbers
 from dataset.data_order import evenly_spaced
 from dataset.decode import IMAGE_SUFFIXES, read_rgb
@@ -25,10 +29,11 @@ MAX_CLASSES_IN_MESSAGE = 10
 class ImageList:
     """All images of one split, in the order of their classes and paths."""
 
-    root: Path
+    root: Path  # the folder of the split, or the archive or folder of archives
     classes: tuple[str, ...]
     paths: tuple[str, ...]  # relative to root, with forward slashes
     labels: np.ndarray  # (n,) int64, index into classes
+    places: Places | None = None  # in archives; None: the paths are files
     passed_over: Counter[str] = field(default_factory=Counter)  # what lies there and is no image, by kind
 
     def __len__(self) -> int:
@@ -39,12 +44,13 @@ class ImageList:
 
     def read(self, index: int) -> Image.Image:
         """Decode an image to RGB. Raises BadImage."""
-        return read_rgb(self.path(index))
+        return read_rgb(self.path(index) if self.places is None else io.BytesIO(self.places.read(index)))
 
     def evenly_spaced(self, count: int) -> "ImageList":
         """At most `count` of the images, spaced evenly over the list and so over the classes."""
         chosen = evenly_spaced(len(self), count)
-        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
+        paths, places = tuple(self.paths[i] for i in chosen), self.places and self.places.take(chosen)
+        return replace(self, paths=paths, labels=self.labels[chosen], places=places)
 
     def numbered_like(self, other: "ImageList") -> "ImageList":
         """The same images with the classes of another split. Raises UserError for a class that it lacks."""
@@ -63,25 +69,45 @@ class ImageList:
         return digest.hexdigest()
 
 
-def list_images(data_path: str | Path, split: str) -> ImageList:
-    """List DATA_PATH/SPLIT. Classes are numbered by sorted folder name.
+class NoSuchSplit(UserError):
+    """A data set has no split of this name."""
 
-    The first process of a launch prints what was passed over, and classes without images.
-    Raises UserError if the folder is missing, or holds no class folders or no images.
+
+def list_images(data_path: str | Path, split: str) -> ImageList:
+    """List a split of a data set: an image folder, or archives (docs/data.md).
+
+    In folders the classes are numbered by sorted name. The first process of a launch prints what was passed over, and
+    classes without images. Raises NoSuchSplit, or UserError for a split without classes or images.
     """
-    root = Path(data_path) / split
-    if not root.is_dir():
-        siblings = [p.name for p in Path(data_path).iterdir()] if Path(data_path).is_dir() else []
-        raise UserError(
-            f"image folder not found: {root} (expected {data_path}/{split}/<class>/<image>){nearest(split, siblings)}"
-        )
-    images = _list_folder(root)
+    data_path = Path(data_path)
+    folders = [data_path / name for name in split_names(split)]
+    folder = next((f for f in folders if f.is_dir() and subfolders(f, Counter())), None)
+    archives = find_archives(data_path, split) if folder is None else None
+    if archives is not None:
+        images = _list_archives(archives, data_path, split)
+    else:
+        images = _list_folder(folder or next((f for f in folders if f.is_dir()), folders[0]))
     if os.environ.get("RANK", "0") == "0":
         _report(images)
     return images
 
 
+def _list_archives(archives: Archives, data_path: Path, split: str) -> ImageList:
+    listing = load_listing(archives, data_path)
+    root = archives.files[0] if len(archives.files) == 1 else archives.files[0].parent
+    if not listing.paths:
+        below = "" if archives.whole else f" below a folder {split}/"
+        raise NoSuchSplit(f"{root} holds no images of the split '{split}'{below}")
+    return ImageList(root, listing.classes, listing.paths, listing.labels, listing.places, listing.passed_over)
+
+
 def _list_folder(root: Path) -> ImageList:
+    if not root.is_dir():
+        siblings = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise NoSuchSplit(
+            f"image folder not found: {root} (expected {root}/<class>/<image>, or archives: docs/data.md)"
+            f"{nearest(root.name, siblings)}"
+        )
     passed_over: Counter[str] = Counter()
     classes = subfolders(root, passed_over)
     if not classes:
@@ -97,7 +123,7 @@ def _list_folder(root: Path) -> ImageList:
     if not paths:
         others = f"; there are {describe(passed_over)}" if passed_over else ""
         raise UserError(f"{root} holds no images{others}")
-    return ImageList(root, tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), passed_over)
+    return ImageList(root, tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), None, passed_over)
 
 
 def _report(images: ImageList) -> None:

@@ -6,6 +6,7 @@ python -m evaluation.make_reference --npz images.npz --inception classify_image_
 
 import argparse
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
-from dataset.images import list_images
+from dataset.images import NoSuchSplit, list_images
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import STORED_ARRAYS, RunningStatistics
@@ -33,8 +34,9 @@ TRAINING_SPLIT = "train"
 def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray]:
     """Batches (n, S, S, 3) uint8 of centre crops, number of images, classes (N,)."""
     images = list_images(args.data_path, args.split)
-    if args.split != TRAINING_SPLIT and (Path(args.data_path) / TRAINING_SPLIT).is_dir():
-        images = images.numbered_like(list_images(args.data_path, TRAINING_SPLIT))  # as generators number them
+    if args.split != TRAINING_SPLIT:
+        with suppress(NoSuchSplit):  # as generators number them
+            images = images.numbered_like(list_images(args.data_path, TRAINING_SPLIT))
     chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
     loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)

@@ -1,11 +1,12 @@
 """The codes that a generator learns: from token caches, or encoded from images during training."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dataset.bad_files import BadFiles
 from dataset.code_dataset import CachedCodes, CodeSource, RandomViews
-from dataset.images import list_images
+from dataset.images import NoSuchSplit, list_images
 from dataset.token_cache.metadata import UNKNOWN
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from modeling.interfaces import CodeLayout
@@ -43,7 +44,7 @@ class GeneratorData:
         self.training = RandomViews(images, size, limit)
         report = Path(config.experiment.output_dir) / "undecodable.txt"
         self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
-        if (Path(params.data_path) / params.val_split).is_dir():
+        with suppress(NoSuchSplit):
             held_out = list_images(params.data_path, params.val_split).numbered_like(images)
             self.validation = RandomViews(held_out, size)
 

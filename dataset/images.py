@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataset.archives.imagenet_labels import EXPECTED, FLAT_NAME, read_classes
 from dataset.archives.index import load_listing
 from dataset.archives.locate import Archives, find_archives, split_names
 from dataset.archives.places import Places
@@ -23,6 +24,7 @@ from dataset.listing import describe, files_below, is_data, subfolders, suffix
 from utils.errors import UserError, nearest
 
 MAX_CLASSES_IN_MESSAGE = 10
+MAX_PARENTS = 4  # ImageNet's labels may lie above ILSVRC/Data/CLS-LOC/val
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _list_folder(root: Path) -> ImageList:
     passed_over: Counter[str] = Counter()
     classes = subfolders(root, passed_over)
     if not classes:
-        raise UserError(f"{root} holds no class folders (expected {root}/<class>/<image>)")
+        return _list_flat_validation(root)
     outside = sum(suffix(p.name) in IMAGE_SUFFIXES and is_data(p.name) for p in root.iterdir() if p.is_file())
     if outside:
         passed_over["images outside of class folders"] = outside
@@ -124,6 +126,21 @@ def _list_folder(root: Path) -> ImageList:
         others = f"; there are {describe(passed_over)}" if passed_over else ""
         raise UserError(f"{root} holds no images{others}")
     return ImageList(root, tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), None, passed_over)
+
+
+def _list_flat_validation(root: Path) -> ImageList:
+    """ImageNet's validation images as they are unpacked: without class folders."""
+    numbers = {p.name: int(match[1]) for p in root.iterdir() if (match := FLAT_NAME.match(p.name))}
+    if not numbers:
+        raise UserError(f"{root} holds no class folders (expected {root}/<class>/<image>)")
+    synsets = read_classes([root, *root.resolve().parents[:MAX_PARENTS]])
+    lost = sorted(name for name, number in numbers.items() if number not in synsets)
+    if lost:
+        raise UserError(f"{root}: no class for {lost[0]}: put {EXPECTED} beside it")
+    order = sorted(numbers, key=lambda name: (synsets[numbers[name]], name))
+    classes = sorted({synsets[number] for number in numbers.values()})
+    labels = np.searchsorted(classes, [synsets[numbers[name]] for name in order])
+    return ImageList(root, tuple(classes), tuple(order), labels.astype(np.int64))
 
 
 def _report(images: ImageList) -> None:

@@ -10,7 +10,8 @@ import pretokenization
 from dataset.code_dataset import CodeSource
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from evaluation import make_reference
-from tests.support import data_cases, toy
+from tests.support import archives, data_cases, toy
+from tests.support.files import folder_contents
 from tests.support.trainings import generator_trainer, tokenizer_trainer
 from utils.errors import UserError
 from utils.weights import export_weights
@@ -141,6 +142,52 @@ def test_classes_of_a_resumed_training(pretokenize, tmp_path):
     generator_trainer(tmp_path, "run", caches[0], *one_step).run()
     with pytest.raises(UserError, match="class 0 is 'b-second' in the training data, it was 'a-first' before"):
         generator_trainer(tmp_path, "run", caches[1], *one_step, "experiment.resume=auto")
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    return {name: data for name, data in folder_contents(cache).items() if name != "metadata.json"}
+
+
+def test_a_token_cache_of_an_archive_is_that_of_the_folder(pretokenize, tokenizer, command, tmp_path, capfd):
+    """The check finds the images in the archive, too."""
+    folder = data_cases.image_folder(tmp_path / "folder")
+    cache = pretokenize(folder)
+    expected = contents(cache.path)
+    cache.path.rename(tmp_path / "first")
+    archive = archives.write_zip(tmp_path / "all.zip", archives.in_folders("train", "all/train/"))
+    cache = pretokenize(archive)
+    assert contents(cache.path) == expected
+    assert cache.metadata.data_path == str(archive)
+    command(lambda: pretokenization.main(pretokenization.Defaults(), ""), "--check", cache.path, "--device", "cpu")
+    assert "0.000% of the codes differ" in capfd.readouterr().out
+
+
+def test_trainings_read_archives(tokenizer, tmp_path):
+    archives.imagenet_tars(tmp_path / "images")
+    trainer = tokenizer_trainer(tmp_path, "tokenizer", 1)
+    batch = trainer.dataset[np.arange(18), np.zeros((18, 3)), np.arange(18)]
+    assert batch.failures == []
+    data = (f"dataset.params.data_path={tmp_path / 'images'}", ON_THE_FLY)
+    weights = f"experiment.tokenizer_checkpoint={tokenizer / 'model.safetensors'}"
+    trainer = generator_trainer(tmp_path, "generator", *data, weights)
+    assert validation_classes(trainer.data.validation) == [0] * 6 + [1] * 6 + [2] * 6
+    archives.write_tar(tmp_path / "one" / "train.tar", archives.in_folders("train"))
+    data = (f"dataset.params.data_path={tmp_path / 'one'}", ON_THE_FLY)
+    assert generator_trainer(tmp_path, "alone", *data, weights).data.validation is None
+
+
+def test_a_reference_from_shards(command, tmp_path):
+    output = tmp_path / "r.npz"
+    shards, folder = archives.webdataset(tmp_path / "shards"), data_cases.image_folder(tmp_path / "folder")
+    for data in (shards, folder):
+        command(make_reference.main, "--data_path", data, "--img_size", 32, "--output", output, "--device", "cpu")
+        with np.load(output, allow_pickle=False) as arrays:
+            found = {"images": arrays["arr_0"], "labels": arrays["arr_1"]}
+        assert found["labels"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
+        assert found["images"].shape == (18, 32, 32, 3)
+        if data == shards:
+            sums = found["images"].astype(int).sum((1, 2, 3)).tolist()
+    assert sorted(found["images"].astype(int).sum((1, 2, 3)).tolist()) == sorted(sums)
 
 
 def test_rarer_suffixes(pretokenize, tmp_path, capfd):

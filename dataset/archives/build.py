@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.archives.imagenet_labels import label_files, validation_classes
+from dataset.archives.imagenet_labels import read_classes
 from dataset.archives.locate import TABLES, Archives
 from dataset.archives.members import Member, tar_members, zip_members
 from dataset.archives.naming import Entry, name_class_tar, name_members
 from dataset.archives.places import Places
 from dataset.archives.tables import table_rows
 from dataset.classes import are_numbers
-from utils.errors import UserError, first_line
+from utils.errors import UserError
 
 MAX_THREADS = 16  # they wait for the disk most of the time
 
@@ -118,11 +118,7 @@ class Builder:
             return self._copied - len(content)
 
     def _read_flat_classes(self) -> Mapping[int, str]:
-        files = label_files([*self.archives.files, *self.label_places])
-        try:
-            return validation_classes(files)
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UserError(f"{', '.join(map(str, files))}: no labels can be read ({first_line(error)})") from error
+        return read_classes([*self.archives.files, *self.label_places])
 
     def _assemble(self, rows: list[tuple[int, Entry]]) -> Listing:
         """Number the classes, and sort the images by class and path."""

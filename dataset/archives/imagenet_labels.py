@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from utils.errors import UserError, first_line
+
 FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 KAGGLE = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -33,8 +35,19 @@ def label_files(places: Iterable[Path]) -> list[Path]:
     return found
 
 
-def validation_classes(files: Iterable[Path]) -> dict[int, str]:
-    """Number of each validation image, from 1 on -> its synset ("n01440764"); empty if no file tells them."""
+def read_classes(places: Iterable[Path]) -> dict[int, str]:
+    """Number of each validation image, from 1 on -> its synset ("n01440764"); empty if no file tells them.
+
+    places: folders, and archives that may hold the labels. Raises UserError for a damaged file.
+    """
+    files = label_files(places)
+    try:
+        return _read(files)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, tarfile.TarError) as error:
+        raise UserError(f"{', '.join(map(str, files))}: no labels can be read ({first_line(error)})") from error
+
+
+def _read(files: Iterable[Path]) -> dict[int, str]:
     for path in files:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:

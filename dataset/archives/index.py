@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -107,7 +108,7 @@ def _read(target: Path, archives: Archives, signature: list[Any]) -> Listing | N
             paths = arrays["paths"].tobytes().decode(errors="surrogateescape").split("\0")
             places = Places((*archives.files, _copies(target, signature)), *(arrays[name] for name in PLACES))
             labels = arrays["labels"]
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return None
     copied = places.archive == len(archives.files)
     if copied.any() and not places.files[-1].is_file():

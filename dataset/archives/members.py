@@ -38,11 +38,14 @@ def tar_members(path: Path, start: int = 0, advance: Callable[[int], None] = lam
                     archive.members = []  # tarfile would keep them all
                     end = member.offset_data + (member.size if member.isreg() else 0)
                     if end > total:
-                        raise tarfile.ReadError("it is cut off")
+                        raise tarfile.ReadError(f"it ends before byte {end}")
                     advance(end - done)
                     done = end
                     if member.isreg() and not member.issparse():
                         yield Member(member.name, member.offset_data, member.size)
+                # tarfile takes a damaged header for the end of the archive.
+                if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"it is cut off or damaged at byte {archive.offset}")
     except tarfile.ReadError as error:
         hint = "; in a compressed one no image can be found: undo the compression"
         raise UserError(f"{path} cannot be read as a tar archive ({error}){hint}") from error

@@ -98,6 +98,20 @@ def test_imagenets_validation_images_need_their_labels(tmp_path):
         list_images(tmp_path, "val")
 
 
+def test_unpacked_validation_images(tmp_path, folder):
+    """Kaggle's archive unpacked: the labels lie four folders above the images."""
+    shutil.unpack_archive(archives.kaggle_zip(tmp_path), tmp_path)
+    data = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    for split in ("train", "val"):
+        images = list_images(data, split)
+        assert images.classes == archives.SYNSETS
+        assert images.labels.tolist() == LABELS
+        assert same_pixels(images, list_images(folder, split))
+    (tmp_path / "LOC_val_solution.csv").rename(tmp_path / "elsewhere.csv")
+    with pytest.raises(UserError, match=r"CLS-LOC/val: no class for ILSVRC2012_val_00000001.JPEG: put LOC_val"):
+        list_images(data, "val")
+
+
 @pytest.mark.parametrize("pattern", ["data-{split}-{shard:06d}.tar", "{split}/{shard:05d}.tar"])
 def test_webdataset_shards(tmp_path, folder, pattern):
     data = archives.webdataset(tmp_path, pattern=pattern)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from utils.errors import first_line
 
@@ -54,6 +54,8 @@ def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
             _load(image)
             upright = _turn(_eight_bits(image), _orientation(image))
             return _to_rgb(_cut_to_aspect(upright))
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image, or damaged at its beginning") from error
     except Exception as error:  # decoders raise anything for damaged files: struct.error, IndexError, ...
         raise BadImage(first_line(error)) from error
 

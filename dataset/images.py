@@ -46,7 +46,11 @@ class ImageList:
 
     def read(self, index: int) -> Image.Image:
         """Decode an image to RGB. Raises BadImage."""
-        return read_rgb(self.path(index) if self.places is None else io.BytesIO(self.places.read(index)))
+        return read_rgb(self.file(index))
+
+    def file(self, index: int) -> Path | io.BytesIO:
+        """What holds an image's bytes. Raises BadImage if they cannot be read out of an archive."""
+        return self.path(index) if self.places is None else io.BytesIO(self.places.read(index))
 
     def evenly_spaced(self, count: int) -> "ImageList":
         """At most `count` of the images, spaced evenly over the list and so over the classes."""

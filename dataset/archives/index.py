@@ -87,8 +87,6 @@ def _make(target: Path, archives: Archives, label_places: list[Path], signature:
     for older in target.parent.glob(f"{target.stem}.*.copies"):
         older.unlink()
     listing = Builder(archives, label_places, copies).build()
-    if not listing.paths:
-        return listing
     header = {"signature": signature, "classes": listing.classes, "passed_over": listing.passed_over}
     arrays = {name: getattr(listing.places, name) for name in PLACES}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -105,7 +103,7 @@ def _read(target: Path, archives: Archives, signature: list[Any]) -> Listing | N
             header = json.loads(arrays["header"].tobytes())
             if header["signature"] != signature:
                 return None
-            paths = arrays["paths"].tobytes().decode(errors="surrogateescape").split("\0")
+            paths = arrays["paths"].tobytes().decode(errors="surrogateescape").split("\0")[: len(arrays["labels"])]
             places = Places((*archives.files, _copies(target, signature)), *(arrays[name] for name in PLACES))
             labels = arrays["labels"]
     except (OSError, ValueError, EOFError, KeyError, BadZipFile):

@@ -40,8 +40,8 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
         shown = f" (default: {default})" if default not in (None, False) else ""
         parser.add_argument(name, help=help + shown, **options)
 
-    add("--data_path", "folder with SPLIT/<class>/<image>")
-    add("--split", "sub-folder of --data_path to encode", default="train")
+    add("--data_path", "folder with SPLIT/<class>/<image>, or archives: docs/data.md")
+    add("--split", "part of --data_path to encode", default="train")
     add("--max_images", "encode at most this many, spaced evenly over the classes (default: all)", type=at_least(1))
     add("--img_size", "side of the views in pixels", type=at_least(1), default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")

@@ -108,6 +108,8 @@ def _list_archives(archives: Archives, data_path: Path, split: str) -> ImageList
 
 
 def _list_folder(root: Path) -> ImageList:
+    if root.parent.is_file():
+        raise NoSuchSplit(f"{root.parent} is not named for the split '{root.name}'")
     if not root.is_dir():
         siblings = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
         raise NoSuchSplit(

@@ -76,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>")
+    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>, or archives: docs/data.md")
     source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
-    add("--split", default="val", help="sub-folder of --data_path (default: val)")
+    add("--split", default="val", help="part of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
     add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")
     add("--output", type=Path, required=True, help=".npz file to write")

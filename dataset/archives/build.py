@@ -152,6 +152,6 @@ def _with_archive(entry: Entry, archive: Path) -> str:
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:
-    """Names of which none is there twice: two of ImageNet's classes are called "crane"."""
+    """The names, with its number behind a name that is there twice: two of ImageNet's classes are called "crane"."""
     counts = Counter(names)
     return tuple(name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.listing import is_data
+from utils.errors import UserError, first_line
 
 SYNONYMS = {"val": ("validation", "valid"), "validation": ("val", "valid"), "train": ("training",)}
 SPLIT_WORDS = {"train", "training", "val", "validation", "valid", "test", "dev"}
@@ -29,18 +30,26 @@ def split_names(split: str) -> tuple[str, ...]:
 
 
 def find_archives(data_path: Path, split: str) -> Archives | None:
-    """The archives of a split, or None. data_path: an archive, or a folder with archives, SPLIT/ or data/."""
+    """The archives of a split, or None. data_path: an archive, or a folder with archives, SPLIT/ or data/.
+
+    Raises UserError for a file that is no archive.
+    """
     names = split_names(split)
     if data_path.is_file():
+        if data_path.suffix.lower() not in KINDS:
+            hint = "; a compressed tar must be uncompressed, so that its images can be found"
+            raise UserError(f"{data_path} is no archive of these kinds: {', '.join(KINDS)}{hint}")
         return _choose([data_path], names)
     for name in names:
         files = _archives_in(data_path / name)
         if files:
             return Archives(tuple(files), names, whole=True, class_tars=True)
+    # An archive beside folders of splits may be anything, unless its name says more.
+    has_splits = any((data_path / word).is_dir() for word in SPLIT_WORDS)
     for folder in (data_path, data_path / "data"):
         exact = [folder / IMAGENET.format(name) for name in names]
         chosen = _choose([p for p in exact if p.is_file()], names) or _choose(_archives_in(folder), names)
-        if chosen:
+        if chosen and (chosen.whole or not has_splits):
             return chosen
     return None
 
@@ -50,8 +59,10 @@ def _archives_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     if (folder / SAVED_STATE).is_file():
-        listed = json.loads((folder / SAVED_STATE).read_text()).get("_data_files", [])
-        return [folder / entry["filename"] for entry in listed]
+        try:
+            return [folder / e["filename"] for e in json.loads((folder / SAVED_STATE).read_text())["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / SAVED_STATE} is no record of a saved data set ({first_line(error)})") from error
     files = sorted(p for p in folder.iterdir() if is_data(p.name) and p.is_file())
     return next((found for kind in KINDS if (found := [p for p in files if p.suffix.lower() == kind])), [])
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from dataset.decode import BadImage
 
+MAX_BYTES = 2**30  # of an image file; deflated zeros may take a thousand times their size
+
 
 @dataclass(frozen=True)
 class Places:
@@ -29,7 +31,7 @@ class Places:
                 data = os.pread(file.fileno(), size, int(self.start[index]))
             if len(data) < size:
                 raise BadImage(f"{path} ends before the image does")
-            return zlib.decompress(data, -zlib.MAX_WBITS) if self.deflated[index] else data
+            return _inflate(data, path) if self.deflated[index] else data
         except (OSError, zlib.error) as error:
             raise BadImage(f"{path}: {error}") from error
 
@@ -37,3 +39,11 @@ class Places:
         """The places of some of the images."""
         arrays = ("archive", "start", "size", "deflated")
         return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
+
+
+def _inflate(data: bytes, path: Path) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = stream.decompress(data, MAX_BYTES)
+    if not stream.eof:
+        raise BadImage(f"{path}: a member is damaged, or larger than {MAX_BYTES} bytes")
+    return content

@@ -173,6 +173,13 @@ def test_damaged_deflated_bytes_are_a_bad_file(tmp_path):
         images.read(0)
 
 
+def test_a_member_that_inflates_to_gigabytes_is_a_bad_file(tmp_path, monkeypatch):
+    path = archives.write_zip(tmp_path / "train.zip", [("a/0.png", bytes(100_000))])
+    monkeypatch.setattr("dataset.archives.places.MAX_BYTES", 50_000)
+    with pytest.raises(BadImage, match="larger than 50000 bytes"):
+        list_images(path, "train").read(0)
+
+
 def damaged(kind: str, folder: Path) -> Path:
     """An archive that cannot be indexed."""
     members, suffix = archives.in_folders("train"), "tar" if "tar" in kind else "zip"

@@ -50,7 +50,7 @@ def packed(kind: str, root: Path) -> Path:
     ["a zip of both splits", "a stored zip a split", "a tar of both splits", "a tar a split", "a tar a class"],
 )
 def test_archives_of_folders_are_the_same_list(tmp_path, folder, kind):
-    """The same fingerprint: token caches and trainings of the one go on with the other."""
+    """The same fingerprint: token caches and trainings of the one continue with the other."""
     data = packed(kind, tmp_path)
     for split in ("train", "val"):
         images, expected = list_images(data, split), list_images(folder, split)
@@ -200,6 +200,28 @@ def test_an_archive_without_the_split(tmp_path):
     archives.write_tar(tmp_path / "other" / "train.tar", archives.in_folders("train"))
     with pytest.raises(NoSuchSplit, match=r"image folder not found: .*other/val"):
         list_images(tmp_path / "other", "val")
+    with pytest.raises(NoSuchSplit, match=r"train.tar is not named for the split 'val'"):
+        list_images(tmp_path / "other" / "train.tar", "val")
+
+
+def test_archives_beside_folders_are_not_looked_into(tmp_path):
+    """Unless they are named for the split."""
+    data_cases.image_folder(tmp_path, ("train",))
+    (tmp_path / "backup.zip").write_bytes(b"damaged")
+    with pytest.raises(NoSuchSplit, match="image folder not found"):
+        list_images(tmp_path, "val")
+    archives.write_zip(tmp_path / "val.zip", archives.in_folders("val"))
+    assert len(list_images(tmp_path, "val")) == 18
+
+
+def test_files_that_are_no_archives(tmp_path):
+    (tmp_path / "train.tar.gz").touch()
+    with pytest.raises(UserError, match=r"train.tar.gz is no archive of these kinds: .*must be uncompressed"):
+        list_images(tmp_path / "train.tar.gz", "train")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"state.json is no record of a saved data set"):
+        list_images(tmp_path, "train")
 
 
 @pytest.mark.parametrize(("compression", "dictionary"), [("none", False), ("none", True), ("snappy", True)])

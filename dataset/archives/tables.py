@@ -88,8 +88,9 @@ def _rows(path: Path, batches: Any, image: str, label: str, advance: Callable[[i
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw,
     ):
         for batch, (first, end) in batches:
-            cursor = max(cursor, first)
-            for row in batch.select([image, label]).to_pylist():
+            cursor, columns = max(cursor, first), batch.select([image, label])
+            columns.validate(full=True)  # pyarrow trusts offsets, and reads out of bounds in a damaged file
+            for row in columns.to_pylist():
                 content = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
                 if not content or not isinstance(content, bytes):
                     raise UserError(f"{path} holds no images in column '{image}', only their paths: embed the files")

@@ -13,6 +13,7 @@ from PIL import Image
 from dataset.crops import center_crop, random_crop, resize_center_crop
 from dataset.decode import IMAGE_SUFFIXES, MAX_ASPECT, MAX_PIXELS, ORIENTATION, BadImage, read_rgb
 from tests.support import data_cases
+from tests.support.damage import mutate
 from tests.support.paths import ROOT
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
@@ -206,25 +207,6 @@ def seeds() -> dict[str, bytes]:
     files |= {"palette": encoded(colour.quantize(16), "PNG", transparency=3), "deep": encoded(deep, "PNG")}
     files |= {"tiff": encoded(colour, "TIFF"), "lzw": encoded(deep, "TIFF", compression="tiff_lzw")}
     return {name: file.getvalue() for name, file in files.items()}
-
-
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Change bytes (most often of the header), cut, repeat, drop or fill a part."""
-    found, kind = bytearray(data), rng.integers(5)
-    start = int(rng.integers(min(len(found), 64 if rng.random() < 0.6 else len(found))))
-    stop = start + int(rng.integers(1, 64))
-    if kind == 0:
-        for place in rng.integers(start, min(stop, len(found)) or 1, int(rng.integers(1, 5))):
-            found[place] = rng.integers(256)
-    elif kind == 1:
-        del found[int(rng.integers(len(found))) :]
-    elif kind == 2:
-        found[start:start] = found[start:stop]
-    elif kind == 3:
-        del found[start:stop]
-    else:
-        found[start : start + 4] = rng.choice([b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", b"\0\0\xff\xff"])
-    return bytes(found)
 
 
 @pytest.mark.filterwarnings("ignore")

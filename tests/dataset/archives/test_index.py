@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dataset.image_dataset import TrainingImages, read_or_next
 from dataset.images import list_images
 from dataset.token_cache.encode import SourceCrops
 from tests.support import archives, data_cases
+from tests.support.damage import mutate
 from utils.errors import UserError
 from utils.file_lock import one_process
 
@@ -215,6 +217,29 @@ def test_damaged_archives_are_refused(tmp_path, kind, message):
     path = damaged(kind, tmp_path)
     with pytest.raises(UserError, match=message):
         list_images(path, "train")
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_archive_is_a_list_or_an_error(tmp_path, kind):
+    """Whatever is damaged: images, bad files, or one line for the user; nothing else."""
+    write = archives.write_tar if kind == "tar" else archives.write_zip
+    path = tmp_path / f"train.{kind}"
+    data, rng = write(path, archives.in_folders("train")[:4]).read_bytes(), np.random.default_rng(0)
+    outcomes = {"refused": 0, "read": 0}
+    for _ in range(80):
+        head, tail = (mutate(data, rng), b"") if rng.random() < 0.5 else (data[:-400], mutate(data[-400:], rng))
+        path.write_bytes(head + tail)
+        try:
+            images = list_images(path, "train")
+        except UserError:
+            outcomes["refused"] += 1
+            continue
+        for i in range(len(images)):
+            with suppress(BadImage):
+                assert images.read(i).mode == "RGB"
+        outcomes["read"] += 1
+    assert min(outcomes.values()) > 10
 
 
 def test_damaged_tables_are_refused(tmp_path):

@@ -191,6 +191,15 @@ def test_a_class_that_is_called_like_a_split(tmp_path):
     assert list_images(tmp_path, "train").classes == ("car", "train")
 
 
+def test_zip_members_with_extra_fields(tmp_path):
+    """Info-ZIP stores times of day there, between the name and the bytes."""
+    data = archives.pictures("train")[0][2]
+    info = zipfile.ZipInfo("cat/0.png")
+    info.extra = b"UT\x05\0\3abcd"
+    archives.write_zip(tmp_path / "train.zip", [(info, data)])
+    assert list_images(tmp_path, "train").places.read(0) == data
+
+
 def test_an_archive_without_the_split(tmp_path):
     path = archives.write_zip(tmp_path / "all.zip", archives.in_folders("train", "train/"))
     for _ in range(2):  # an index of no images is kept as well

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.crops import NUM_VIEWS
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from dataset.token_cache.check import check_against_images, check_content
 from dataset.token_cache.encode import EncodeSettings, pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
@@ -40,8 +40,8 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
         shown = f" (default: {default})" if default not in (None, False) else ""
         parser.add_argument(name, help=help + shown, **options)
 
-    add("--data_path", "folder with SPLIT/<class>/<image>")
-    add("--split", "sub-folder of --data_path to encode", default="train")
+    add("--data_path", "folder with SPLIT/<class>/<image>, or archives: docs/data.md")
+    add("--split", "part of --data_path to encode", default="train")
     add("--max_images", "encode at most this many, spaced evenly over the classes (default: all)", type=at_least(1))
     add("--img_size", "side of the views in pixels", type=at_least(1), default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")
@@ -109,18 +109,23 @@ def check(args: argparse.Namespace) -> None:
         hint = "convert it first (python -m dataset.token_cache.convert --help)"
         raise UserError(f"{args.check} has no metadata.json: {hint}")
     check_content(cache)
-    root = Path(args.data_path or metadata.data_path) / metadata.split
+    data = Path(args.data_path or metadata.data_path)
     config_file = Path(args.tokenizer_config or metadata.tokenizer_config)
     checkpoint = Path(args.tokenizer_checkpoint or metadata.tokenizer_checkpoint)
-    sources = {"--data_path": root, "--tokenizer_config": config_file, "--tokenizer_checkpoint": checkpoint}
+    sources = {"--data_path": data, "--tokenizer_config": config_file, "--tokenizer_checkpoint": checkpoint}
     for flag, path in sources.items():
         if not path.exists() or path == Path():
             print(f"the codes are not compared with their images: there is no {flag} {path}; give another one")
             return
+    try:
+        images = list_images(data, metadata.split)
+    except UserError as error:
+        print(f"the codes are not compared with their images: {error}")
+        return
     tokenizer = load_tokenizer(read_tokenizer_config(config_file), checkpoint, init_process(args.device).device)
     if fingerprint(tokenizer.state_dict()) != metadata.tokenizer_sha256:
         raise UserError(f"{checkpoint} is not the tokenizer that made {args.check}: its SHA-256 differs")
-    check_against_images(cache, root, tokenizer, args.check_images)
+    check_against_images(cache, images, tokenizer, args.check_images)
 
 
 @entry_point

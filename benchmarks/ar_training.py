@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from benchmarks.machine import announce
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.training_memory import count_memory
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import CacheWriter
 from modeling.build import code_layout

@@ -20,7 +20,7 @@ from torchvision.transforms import functional as TF
 
 from benchmarks.machine import announce, timed
 from dataset.crops import center_crop, source_size
-from dataset.image_folder import ImageList, list_images, read_rgb
+from dataset.images import ImageList, list_images
 from dataset.token_cache.encode import EncodeSettings, SourceCrops, encode_views, pretokenize, split_into_batches
 from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import CacheWriter
@@ -61,7 +61,7 @@ class StackedTenCrops(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        crop = center_crop(read_rgb(self.images.path(index)), source_size(self.size, True))
+        crop = center_crop(self.images.read(index), source_size(self.size, True))
         views = torch.stack([TF.to_tensor(view) for view in TF.ten_crop(crop, [self.size] * 2)])
         return views, self.images.paths[index]
 

@@ -6,7 +6,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from utils.atomic import write_text
 from utils.errors import UserError
 

@@ -1,6 +1,7 @@
 """Batches for generator training: cached codes, or random views of images to encode on the device."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.classes import class_numbers
 from dataset.crops import NUM_VIEWS, center_crop, cut_views, source_size
 from dataset.data_order import SampleBatch
 from dataset.image_dataset import read_or_next
-from dataset.image_folder import ImageList, to_uint8
+from dataset.images import ImageList, to_uint8
 from dataset.token_cache.reader import TokenCache
 
 SUBSET_SEED = 0
@@ -68,14 +70,17 @@ class CodeSource(Dataset, ABC):
 class CachedCodes(CodeSource):
     """Codes from a token cache."""
 
-    def __init__(self, cache: TokenCache, limit: int | None = None):
+    def __init__(self, cache: TokenCache, limit: int | None = None, classes: Sequence[str] | None = None):
+        """classes: number the classes like these names; default: as the cache does. Raises UserError."""
         super().__init__(len(cache), limit)
         self.cache = cache
+        names = cache.classes if classes is None else classes
+        self.numbers = class_numbers(cache.labels, cache.classes, names, cache.path, "the training data")
 
     def load(self, rows: np.ndarray, uniforms: np.ndarray, numbers: Tensor) -> CodeBatch:
         views = (uniforms[:, 0] * self.cache.num_views).astype(int)
         codes = np.stack([self.cache.codes(i, v) for i, v in zip(rows, views, strict=True)])
-        labels = torch.from_numpy(self.cache.labels[rows])
+        labels = torch.from_numpy(self.numbers[self.cache.labels[rows]])
         codes = torch.from_numpy(codes.astype(np.int64))
         return CodeBatch(codes, None, labels, torch.from_numpy(rows), numbers, [])
 

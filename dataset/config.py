@@ -9,9 +9,11 @@ from utils.config import option
 
 @dataclass
 class DataSettings:
-    data_path: str | None = option(MISSING, "image folder with train/<class>/<file> and val/<class>/<file>")
-    train_split: str = option("train", "sub-folder of data_path")
-    val_split: str = option("val", "sub-folder of data_path")
+    data_path: str | None = option(
+        MISSING, "folder with train/<class>/<file> and val/<class>/<file>; others: docs/data.md"
+    )
+    train_split: str = option("train", "part of data_path to train on")
+    val_split: str = option("val", "part of data_path to validate on")
     num_workers_per_gpu: int = option(12, "loading processes per process; 0: the training process loads", min=0)
     max_bad_fraction: float = option(
         0.001, "fraction of the files that may be undecodable; more end the run", min=0, max=1

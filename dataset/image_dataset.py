@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 
 from dataset.crops import random_crop, resize_center_crop
 from dataset.data_order import SampleBatch
-from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_uint8
+from dataset.decode import BadImage
+from dataset.images import ImageList, to_uint8
 from utils.errors import UserError
 
 MAX_FAILURES = 64  # undecodable files in a row: the disk is gone
@@ -30,8 +31,8 @@ def read_or_next(images: ImageList, index: int, failures: list[tuple[int, str]])
     for attempt in range(attempts):
         chosen = (index + attempt) % len(images)
         try:
-            return read_rgb(images.path(chosen)), chosen
-        except DECODE_ERRORS as error:
+            return images.read(chosen), chosen
+        except BadImage as error:
             failures.append((chosen, str(error)))
     last, error = failures[-1]
     raise UserError(
@@ -82,10 +83,10 @@ class CenterCrops(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor | None:
-        path = self.images.path(index)
         try:
-            return to_uint8(self.crop(read_rgb(path), self.size))
-        except DECODE_ERRORS as error:
+            return to_uint8(self.crop(self.images.read(index), self.size))
+        except BadImage as error:
+            path = self.images.path(index)
             if self.skip_bad:
                 print(f"warning: {path} cannot be decoded ({error}); left out", flush=True)
                 return None

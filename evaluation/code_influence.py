@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
-from dataset.image_folder import list_images, to_float
+from dataset.images import list_images, to_float
 from modeling.build import load_tokenizer_from_run
 from modeling.interfaces import Tokenizer
 from utils.arguments import at_least
@@ -45,8 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
-    parser.add_argument("--split", default="val", help="sub-folder of --data_path")
+    parser.add_argument("--data_path", required=True, help="data set: docs/data.md")
+    parser.add_argument("--split", default="val", help="part of --data_path")
     parser.add_argument("--tokenizer", type=Path, nargs="+", required=True, help="output folders of trainings")
     parser.add_argument("--images", type=at_least(2), default=64, help="number of images, evenly spaced over classes")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
-from dataset.image_folder import ImageList, list_images, to_float
+from dataset.images import ImageList, list_images, to_float
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import Statistics
@@ -127,8 +127,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
-    parser.add_argument("--split", default="val", help="sub-folder of --data_path")
+    parser.add_argument("--data_path", required=True, help="data set: docs/data.md")
+    parser.add_argument("--split", default="val", help="part of --data_path")
     parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model")
     parser.add_argument("--tokenizer_checkpoint", default="weights/AliTok.pth", help="tokenizer weights")
     parser.add_argument("--batch_size", type=at_least(1), default=32)

@@ -6,6 +6,7 @@ python -m evaluation.make_reference --npz images.npz --inception classify_image_
 
 import argparse
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
-from dataset.image_folder import list_images
+from dataset.images import NoSuchSplit, list_images
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import STORED_ARRAYS, RunningStatistics
@@ -27,11 +28,15 @@ from utils.npz import NpzImages, read_arrays
 from utils.process import init_process
 
 BATCH_SIZE = 64
+TRAINING_SPLIT = "train"
 
 
 def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray]:
     """Batches (n, S, S, 3) uint8 of centre crops, number of images, classes (N,)."""
     images = list_images(args.data_path, args.split)
+    if args.split != TRAINING_SPLIT:
+        with suppress(NoSuchSplit):  # as generators number them
+            images = images.numbered_like(list_images(args.data_path, TRAINING_SPLIT))
     chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
     loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)
@@ -71,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>")
+    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>, or archives: docs/data.md")
     source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
-    add("--split", default="val", help="sub-folder of --data_path (default: val)")
+    add("--split", default="val", help="part of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
     add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")
     add("--output", type=Path, required=True, help=".npz file to write")

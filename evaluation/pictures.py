@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
-from dataset.image_folder import ImageList, to_float
+from dataset.images import ImageList, to_float
 from modeling.build import load_tokenizer_from_run
 from utils.images import grid, labelled_rows, preview_scale
 from utils.npz import NpzImages, read_arrays

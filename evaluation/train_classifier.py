@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.image_dataset import CenterCrops
-from dataset.image_folder import ImageList, list_images, to_float
+from dataset.images import ImageList, list_images, to_float
 from modeling.frozen.small_classifier import Classifier, save_classifier
 from utils.arguments import at_least
-from utils.errors import UserError, entry_point
+from utils.errors import entry_point
 from utils.process import init_process
 
 LEARNING_RATE = 2e-3
@@ -76,9 +76,8 @@ def main() -> None:
         print(f"{args.output} exists already: nothing to do")
         return
     device = init_process().device
-    training, held_out = (list_images(args.data_path, split) for split in ("train", "val"))
-    if training.classes != held_out.classes:
-        raise UserError(f"{args.data_path}: train and val have different class folders")
+    training = list_images(args.data_path, "train")
+    held_out = list_images(args.data_path, "val").numbered_like(training)
     crops, labels = load_all(training, args.img_size, args.num_workers)
     network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device, args.seed)
     score = accuracy(network, *load_all(held_out, args.img_size, args.num_workers), device)

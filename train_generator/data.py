@@ -1,10 +1,12 @@
 """The codes that a generator learns: from token caches, or encoded from images during training."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dataset.bad_files import BadFiles
 from dataset.code_dataset import CachedCodes, CodeSource, RandomViews
-from dataset.image_folder import list_images
+from dataset.images import NoSuchSplit, list_images
 from dataset.token_cache.metadata import UNKNOWN
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from modeling.interfaces import CodeLayout
@@ -20,27 +22,31 @@ class GeneratorData:
         params, limit = config.dataset.params, config.experiment.max_train_examples
         self.validation: CodeSource | None = None
         self.bad_files: BadFiles | None = None
+        self.classes: Sequence[str]  # names of the training data's classes, by number
         self.tokenizer_sha256 = ""  # of the tokenizer that made the cached codes; empty if unknown
         if params.pretokenization:
             cache = _open_fitting_cache(params.pretokenization, layout, num_classes)
+            self.classes = cache.classes
             self.training: CodeSource = CachedCodes(cache, limit)
             self.tokenizer_sha256 = cache_tokenizer(cache)
             if params.pretokenization_val:
                 val_cache = _open_fitting_cache(params.pretokenization_val, layout, num_classes)
                 _require_same_tokenizer(cache, val_cache)
-                self.validation = CachedCodes(val_cache)
+                self.validation = CachedCodes(val_cache, classes=cache.classes)
             return
         if not params.data_path:
             raise UserError("dataset.params: set pretokenization to a token cache, or data_path to an image folder")
         images = list_images(params.data_path, params.train_split)
         if len(images.classes) > num_classes:
             raise UserError(f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}")
+        self.classes = images.classes
         size = config.model.vq_model.image_size
         self.training = RandomViews(images, size, limit)
         report = Path(config.experiment.output_dir) / "undecodable.txt"
         self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
-        if (Path(params.data_path) / params.val_split).is_dir():
-            self.validation = RandomViews(list_images(params.data_path, params.val_split), size)
+        with suppress(NoSuchSplit):
+            held_out = list_images(params.data_path, params.val_split).numbered_like(images)
+            self.validation = RandomViews(held_out, size)
 
 
 def cache_tokenizer(cache: TokenCache) -> str:

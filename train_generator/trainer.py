@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
-from dataset.image_folder import to_float
+from dataset.images import to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_generator, code_layout
 from modeling.interfaces import Generator, GeneratorLoss, Progress
@@ -90,7 +91,11 @@ class GeneratorTrainer:
             self.generator.to(device)
         self.state = TrainState({"model": self.generator})
         self.data = GeneratorData(config, layout, self.generator.num_classes, self.state.undecodable)
-        self.state.data = {"num_images": len(self.data.training), "tokenizer_sha256": self.data.tokenizer_sha256}
+        self.state.data = {
+            "num_images": len(self.data.training),
+            "tokenizer_sha256": self.data.tokenizer_sha256,
+            "classes": [] if are_numbers(self.data.classes) else list(self.data.classes),
+        }
         self.ema = make_average(self.generator, training)
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module

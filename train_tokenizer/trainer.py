@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
-from dataset.image_folder import list_images, to_float
+from dataset.images import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer

@@ -5,7 +5,7 @@ import sys
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
 from evaluation.extractors import InceptionExtractor, inception_weights
 from modeling.frozen.lpips import LPIPS, VGG16

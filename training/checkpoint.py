@@ -70,7 +70,8 @@ class Checkpointer:
         """Lock the output folder, then load weights and counters of the checkpoint to resume from, if there is one.
 
         Models that the checkpoint lacks keep their initial weights: a configuration may add the GAN or the
-        moving average later. Raises UserError if the checkpoint was trained on codes of another tokenizer.
+        moving average later. Raises UserError if the checkpoint was trained on codes of another tokenizer,
+        or with other names of the classes.
         """
         if self.accelerator.is_main_process:  # before reading: another run may be writing
             self.lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
@@ -98,6 +99,13 @@ class Checkpointer:
                 "experiment.resume: the checkpoint was trained on codes of another tokenizer than this token cache"
                 f" holds (SHA-256 {then[:12]} and {now[:12]})"
             )
+        then, now = (facts.get("classes") or [] for facts in (self._saved, self.state.data))
+        for number, (before, after) in enumerate(zip(then, now, strict=False)):
+            if before != after:
+                raise UserError(
+                    f"experiment.resume: class {number} is '{after}' in the training data, it was '{before}' before:"
+                    " the generator would mix two classes. Give the data the classes they had"
+                )
         then, now = (facts.get("num_images") for facts in (self._saved, self.state.data))
         if None not in (then, now) and then != now:
             self.accelerator.print(f"warning: {then} training images before, {now} now")

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
 from dataset.data_order import evenly_spaced
-from dataset.image_folder import DECODE_ERRORS, read_rgb, to_float, to_uint8
-from dataset.token_cache.metadata import CHECKSUMS_FILE, CacheMetadata
+from dataset.decode import BadImage
+from dataset.images import MAX_CLASSES_IN_MESSAGE, ImageList, to_float, to_uint8
+from dataset.token_cache.metadata import CHECKSUMS_FILE
 from dataset.token_cache.reader import TokenCache
 from modeling.interfaces import Tokenizer
 from modeling.layers.codebook_usage import CodebookUsage
@@ -49,6 +50,9 @@ def check_content(cache: TokenCache) -> None:
     print(f"occurrences of a code, minimum, deciles and maximum: {' '.join(map(str, deciles))}")
     images = np.bincount(check_labels(cache), minlength=cache.num_classes)
     print(f"classes: {cache.num_classes}, {images.min()} to {images.max()} images each")
+    empty = [name for name, count in zip(cache.classes, images, strict=True) if not count]
+    if empty:
+        print(f"{len(empty)} classes without images: {', '.join(empty[:MAX_CLASSES_IN_MESSAGE])}")
 
 
 def verify_checksums(folder: Path) -> int:
@@ -89,49 +93,59 @@ def check_labels(cache: TokenCache) -> np.ndarray:
     return cache.labels
 
 
-def check_against_images(cache: TokenCache, root: Path, tokenizer: Tokenizer, count: int) -> None:
+def check_against_images(cache: TokenCache, images: ImageList, tokenizer: Tokenizer, count: int) -> None:
     """Encode `count` images again, print how many codes differ, and draw some images into check.png.
 
-    root: folder of the split. Raises UserError if an image is not there, or most codes differ.
+    images: of the split. Raises UserError if one is not there, or most codes differ.
     """
-    share = differing_codes(cache, root, tokenizer, count)
+    share = differing_codes(cache, images, tokenizer, count)
     print(f"{share:.3%} of the codes differ from a float32 encoding ({count} images)")
     if share > MAX_DIFFERING:
-        raise UserError(f"{cache.path} does not hold the codes of the images in {root}: {share:.1%} differ")
-    draw(cache, root, tokenizer, cache.path / "check.png")
+        raise UserError(f"{cache.path} does not hold the codes of the images in {images.root}: {share:.1%} differ")
+    draw(cache, images, tokenizer, cache.path / "check.png")
     print(f"wrote {cache.path / 'check.png'}: source crops above their decoded codes")
 
 
 @torch.no_grad()
 @full_float32()
-def differing_codes(cache: TokenCache, root: Path, tokenizer: Tokenizer, count: int) -> float:
+def differing_codes(cache: TokenCache, images: ImageList, tokenizer: Tokenizer, count: int) -> float:
     """Share of the cached codes of `count` images that differ from a float32 encoding."""
     device = next(tokenizer.parameters()).device
-    paths = cache.paths()
+    sources = SourceViews(cache, images)
     differing = []
     for i in tqdm(evenly_spaced(len(cache), count), "encoding in float32", leave=False, mininterval=1.0):
-        codes = tokenizer.encode(source_views(root / paths[i], cache.metadata).to(device))
+        codes = tokenizer.encode(sources[i].to(device))
         differing.append(float((codes.cpu().numpy() != cache.views(i)).mean()))
     return float(np.mean(differing))
 
 
-def source_views(path: Path, metadata: CacheMetadata) -> Tensor:
-    """All views of an image, (V, 3, S, S) in [0, 1], as they were encoded."""
-    try:
-        image = read_rgb(path)
-    except DECODE_ERRORS as error:
-        raise UserError(f"the source image {path} cannot be read ({error})") from error
-    crop = to_uint8(center_crop(image, source_size(metadata.image_size, metadata.ten_crop)))
-    return to_float(cut_views(crop[None], metadata.image_size, metadata.ten_crop)[0])
+class SourceViews:
+    """All views of a cached image, (V, 3, S, S) in [0, 1], as they were encoded."""
+
+    def __init__(self, cache: TokenCache, images: ImageList):
+        self.metadata, self.paths, self.images = cache.metadata, cache.paths(), images
+        self.rows = {path: row for row, path in enumerate(images.paths)}
+
+    def __getitem__(self, index: int) -> Tensor:
+        """index: in the cache. Raises UserError if its image is not there or cannot be decoded."""
+        path = self.paths[index]
+        if path not in self.rows:
+            raise UserError(f"the source image {self.images.root / path} is not there")
+        try:
+            image = self.images.read(self.rows[path])
+        except BadImage as error:
+            raise UserError(f"the source image {self.images.root / path} cannot be read ({error})") from error
+        crop = to_uint8(center_crop(image, source_size(self.metadata.image_size, self.metadata.ten_crop)))
+        return to_float(cut_views(crop[None], self.metadata.image_size, self.metadata.ten_crop)[0])
 
 
 @torch.no_grad()
-def draw(cache: TokenCache, root: Path, tokenizer: Tokenizer, path: Path) -> None:
+def draw(cache: TokenCache, images: ImageList, tokenizer: Tokenizer, path: Path) -> None:
     """Write a PNG: the centre views of some source images, above their decoded codes."""
     device = next(tokenizer.parameters()).device
-    chosen, paths = evenly_spaced(len(cache), NUM_DRAWN), cache.paths()
+    chosen, views = evenly_spaced(len(cache), NUM_DRAWN), SourceViews(cache, images)
     centre = 4 if cache.metadata.ten_crop else 0
-    sources = torch.stack([source_views(root / paths[i], cache.metadata)[centre] for i in chosen])
+    sources = torch.stack([views[i][centre] for i in chosen])
     codes = torch.from_numpy(np.stack([cache.codes(i, centre) for i in chosen]).astype(np.int64))
     decoded = tokenizer.decode(codes.to(device)).cpu()
     save_png(grid(torch.cat([sources, decoded]), len(chosen), preview_scale(cache.metadata.image_size)), path)

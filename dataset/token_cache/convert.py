@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from dataset.token_cache.metadata import LAYOUTS, UNKNOWN, CacheMetadata
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from dataset.token_cache.writer import CacheWriter

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
-from dataset.image_folder import DECODE_ERRORS, ImageList, read_rgb, to_float, to_uint8
+from dataset.decode import BadImage
+from dataset.images import ImageList, to_float, to_uint8
 from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import CacheWriter
 from modeling.interfaces import Tokenizer
@@ -61,9 +62,9 @@ class SourceCrops(Dataset):
         crops, indices, bad = [], [], []
         for index in files:
             try:
-                crops.append(to_uint8(center_crop(read_rgb(self.images.path(index)), self.size)))
+                crops.append(to_uint8(center_crop(self.images.read(index), self.size)))
                 indices.append(index)
-            except DECODE_ERRORS as error:
+            except BadImage as error:
                 bad.append((index, str(error)))
         return SourceBatch(shard, indices, torch.stack(crops) if crops else None, bad)
 

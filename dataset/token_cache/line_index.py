@@ -8,11 +8,8 @@ codes.jsonl.index.npy, int64 (2 + n, 2) for n lines:
 (first byte, class id) of each line
 """
 
-import fcntl
 import json
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from tqdm import tqdm
 
 from utils.atomic import write_npy
 from utils.errors import UserError
+from utils.file_lock import one_process
 
 INDEX_SUFFIX = ".index.npy"
 HEADER_ROWS = 2
@@ -91,7 +89,7 @@ def load_index(path: Path) -> LineIndex:
         return index
     made = None
     try:
-        with _only_process(target):
+        with one_process(target):
             index = _read_index(target, path)  # another process may have made it while this one waited
             if index is not None:
                 return index
@@ -100,15 +98,6 @@ def load_index(path: Path) -> LineIndex:
     except OSError as error:
         tqdm.write(f"warning: {target} cannot be written ({error}): every process indexes {path.name} for itself")
     return _read_index(target, path) or LineIndex(_make_index(path) if made is None else made)
-
-
-@contextmanager
-def _only_process(target: Path) -> Iterator[None]:
-    """Hold a lock on the index file; an empty one is made for it. Raises OSError if the folder is not writable."""
-    with target.open("ab") as file:
-        with suppress(OSError):  # a file system without locks: each process makes the same file
-            fcntl.flock(file, fcntl.LOCK_EX)  # not lockf, which lets go when the file is read
-        yield
 
 
 def _signature(path: Path) -> tuple[int, int]:

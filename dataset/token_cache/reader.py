@@ -1,13 +1,15 @@
 """Read a token cache in any layout; `metadata.py` lists their files. Packed codes are memory-mapped."""
 
-import os
 import resource
+import sys
 from bisect import bisect_right
+from collections import Counter
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from dataset.listing import describe, files_below, subfolders
 from dataset.token_cache.jsonl import JsonlTokenCache
 from dataset.token_cache.metadata import (
     LABELS_FILE,
@@ -126,12 +128,15 @@ class NpzTokenCache(_CacheFolder):
             self._paths = _read_paths(folder)
             self.labels = _load_array(folder, folder / LABELS_FILE)
         else:
-            self.classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+            passed_over: Counter[str] = Counter()
+            self.classes = tuple(subfolders(folder, passed_over))
             self._paths, labels = [], []
             for label, name in enumerate(self.classes):
-                found = sorted(p.relative_to(folder).as_posix() for p in (folder / name).rglob("*.npz"))
+                found = sorted(f"{name}/{path}" for path in files_below(folder / name, {".npz"}, passed_over))
                 self._paths += [p.removesuffix(".npz") for p in found]
                 labels += [label] * len(found)
+            if passed_over:
+                print(f"{folder}: passed over {describe(passed_over)}", file=sys.stderr)
             self.labels = np.array(labels, dtype=np.int64)
         self.num_classes = len(self.classes)
         if not self._paths:

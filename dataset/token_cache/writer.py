@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from dataset.token_cache.metadata import (
     CHECKSUMS_FILE,
     LABELS_FILE,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from experiments.ablation.config import AblationConfig, Variant, check
 from experiments.job_runner import Job
 from modeling.build import CONFIG_FILE, build_generator, code_layout

@@ -6,7 +6,7 @@ python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 import json
 from pathlib import Path
 
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
@@ -44,7 +44,8 @@ class Results:
 
 def write_pictures(config: AblationConfig, runs: list[Run]) -> None:
     """Write reconstructions.png and a SAMPLING.png for each sampling."""
-    held_out, output = list_images(config.data_path, "val"), Path(config.output_dir)
+    training, held_out = (list_images(config.data_path, split) for split in ("train", "val"))
+    held_out, output = held_out.numbered_like(training), Path(config.output_dir)
     tokenizers, names = {run.title: run.tokenizer for run in runs}, class_names(held_out)
     reconstructions = reconstruction_rows(held_out, runs[0].image_size, tokenizers, NUM_RECONSTRUCTIONS)
     save_png(reconstructions, output / "reconstructions.png")

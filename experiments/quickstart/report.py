@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from evaluation.extractors import ClassifierExtractor
 from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from experiments.job_runner import job_seconds
@@ -66,7 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     output: Path = args.output
 
-    held_out = list_images(args.data_path, "val")
+    held_out = list_images(args.data_path, "val").numbered_like(list_images(args.data_path, "train"))
     samples, labels = all_images(output / "samples.npz")
     tokenizers = {f"stage {n}": output / f"tokenizer_stage{n}" for n in (1, 2)}
     reconstructions = reconstruction_rows(held_out, samples.shape[1], tokenizers, NUM_RECONSTRUCTIONS)

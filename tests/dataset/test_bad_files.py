@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dataset.bad_files import BadFiles
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from tests.support.launch import run
 from utils.errors import UserError
 

@@ -6,7 +6,8 @@ import torch
 
 from dataset.code_dataset import CachedCodes, CodeSource, RandomViews
 from dataset.crops import center_crop, cut_views
-from dataset.image_folder import list_images, read_rgb, to_uint8
+from dataset.decode import read_rgb
+from dataset.images import list_images, to_uint8
 from dataset.token_cache.reader import open_token_cache
 from tests.support import toy
 

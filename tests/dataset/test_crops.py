@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision import transforms
 
 from dataset.crops import center_crop, cut_views, random_crop, resize_center_crop, source_size
-from dataset.image_folder import to_uint8
+from dataset.images import to_uint8
 
 SIZES = [(40, 40), (64, 48), (48, 64), (200, 31), (31, 200), (9, 7), (400, 300)]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dataset import fashion_mnist
-from dataset.image_folder import list_images, read_rgb
+from dataset.decode import read_rgb
+from dataset.images import list_images
 from utils.errors import UserError
 
 

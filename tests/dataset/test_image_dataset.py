@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from dataset.crops import random_crop, resize_center_crop
+from dataset.decode import read_rgb
 from dataset.image_dataset import CenterCrops, TrainingImages, read_or_next, stack_decoded
-from dataset.image_folder import ImageList, list_images, read_rgb, to_uint8
+from dataset.images import ImageList, list_images, to_uint8
 from tests.support import toy
 from utils.errors import UserError
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
 from evaluation.extractors import ClassifierExtractor
 from evaluation.fid import Statistics, frechet_distance

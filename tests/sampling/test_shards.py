@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dataset.image_folder import read_rgb
+from dataset.decode import read_rgb
 from sampling.shards import SampleShards, choose_shard_size
 from tests.support.launch import small_files
 from tests.support.paths import ROOT

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from dataset.crops import center_crop, cut_views
-from dataset.image_folder import list_images, read_rgb, to_float, to_uint8
+from dataset.decode import read_rgb
+from dataset.images import list_images, to_float, to_uint8
 from dataset.token_cache.metadata import read_metadata
 from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from dataset.crops import center_crop, cut_views, source_size
-from dataset.image_folder import read_rgb, to_float, to_uint8
+from dataset.decode import read_rgb
+from dataset.images import to_float, to_uint8
 from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.images import ImageList
 from dataset.token_cache.check import check_against_images, check_labels, count_codes
 from dataset.token_cache.reader import open_token_cache
 from tests.dataset.token_cache.conftest import SHARD_SIZE, pretokenization, tokenizer_state
@@ -44,11 +45,12 @@ def test_codes_of_other_images_are_noticed(tmp_path):
     for path in cache.paths():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (20, 18, 3), dtype=np.uint8)).save(tmp_path / path)
+    images = ImageList(tmp_path, cache.classes, tuple(cache.paths()), cache.labels)
     with pytest.raises(UserError, match=r"does not hold the codes of the images in .*: 9\d\.\d% differ"):
-        check_against_images(cache, tmp_path, toy.tokenizer(init_std=1.0), 24)
+        check_against_images(cache, images, toy.tokenizer(init_std=1.0), 24)
     (tmp_path / cache.paths()[0]).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"the source image .*a/0.png cannot be read"):
-        check_against_images(cache, tmp_path, toy.tokenizer(), 24)
+        check_against_images(cache, images, toy.tokenizer(), 24)
 
 
 @pytest.mark.slow
@@ -76,7 +78,7 @@ def test_check_measures_what_bf16_changes(project):
 def test_without_the_images_the_codes_are_only_counted(project, tmp_path):
     output = run("pretokenization.py", "--check", project / "whole", "--data_path", tmp_path).stdout
     assert "perplexity" in output
-    assert f"there is no --data_path {tmp_path / 'train'}" in output
+    assert f"image folder not found: {tmp_path / 'train'}" in output
 
 
 @pytest.mark.slow

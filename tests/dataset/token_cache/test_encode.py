@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.image_folder import list_images
+from dataset.images import list_images
 from dataset.token_cache.encode import split_into_batches
 from dataset.token_cache.reader import open_token_cache
 from tests.dataset.token_cache.conftest import pretokenization, tokenizer_state

@@ -89,7 +89,7 @@ def test_an_index_that_cannot_be_written_stays_in_memory(codes, indexed, capfd):
 
 def test_processes_wait_for_the_one_that_indexes(codes, indexed):
     target = codes.with_name("codes.jsonl.index.npy")
-    with line_index._only_process(target):
+    with line_index.one_process(target):
         waiting = threading.Thread(target=load_index, args=(codes,))
         waiting.start()
         time.sleep(0.1)

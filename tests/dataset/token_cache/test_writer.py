@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from dataset.token_cache.reader import open_token_cache
 from dataset.token_cache.writer import CacheWriter, write_npz
 from tests.support import toy

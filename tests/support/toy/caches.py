@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.image_folder import ImageList
+from dataset.images import ImageList
 from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import CacheWriter
 from tests.support.toy.sizes import CODEBOOK_SIZE, IMAGE_SIZE, NUM_CLASSES, NUM_CODES

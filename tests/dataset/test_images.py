@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.image_folder import DECODE_ERRORS, ImageList, list_images, read_rgb, to_float, to_uint8
+from dataset.decode import BadImage, read_rgb
+from dataset.images import ImageList, list_images, to_float, to_uint8
 from utils.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_truncated_files_are_not_decoded(tmp_path):
         path = tmp_path / f"x.{suffix}"
         Image.fromarray(pixels).save(path)
         path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises(DECODE_ERRORS):
+        with pytest.raises(BadImage):
             read_rgb(path)
 
 

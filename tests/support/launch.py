@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from tests.support.forked import Script
 from tests.support.paths import ROOT
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+TIMEOUT = 300  # seconds
 
 
 def command_line(*command: object, processes: int = 1) -> list[str]:
@@ -31,21 +34,32 @@ def run(
     *command: object, processes: int = 1, check: bool = True, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     """Run a script to its end. `check` asserts exit code 0; `environment` is added to this process's."""
-    result = subprocess.run(
-        command_line(*command, processes=processes),
-        cwd=ROOT,
-        env=ENVIRONMENT | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = ENVIRONMENT | (environment or {})
+    if processes == 1 and command[0] != "-c":
+        result = _run_forked([str(word) for word in command], environment)
+    else:
+        line = command_line(*command, processes=processes)
+        result = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
 
 
-def start(*command: object, processes: int = 1) -> subprocess.Popen:
+def _run_forked(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    with TemporaryDirectory() as folder:
+        outputs = Path(folder, "stdout"), Path(folder, "stderr")
+        script = Script(command, environment, *outputs)
+        try:
+            script.wait(TIMEOUT)
+        finally:
+            script.kill()
+        return subprocess.CompletedProcess(command, script.poll(), *(path.read_text() for path in outputs))
+
+
+def start(*command: object, processes: int = 1) -> subprocess.Popen | Script:
     """Start a script and return at once; its output is discarded."""
+    if processes == 1 and command[0] != "-c":
+        return Script([str(word) for word in command], ENVIRONMENT, Path(os.devnull), Path(os.devnull))
     return subprocess.Popen(
         command_line(*command, processes=processes),
         cwd=ROOT,
@@ -56,7 +70,7 @@ def start(*command: object, processes: int = 1) -> subprocess.Popen:
     )
 
 
-def wait_until(condition: Callable[[], object], *processes: subprocess.Popen, timeout: float = 120) -> None:
+def wait_until(condition: Callable[[], object], *processes: subprocess.Popen | Script, timeout: float = 120) -> None:
     """Poll `condition` until it is true. Fails if one of the processes ends first, or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -65,7 +79,7 @@ def wait_until(condition: Callable[[], object], *processes: subprocess.Popen, ti
         time.sleep(0.005)
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: subprocess.Popen | Script) -> None:
     """SIGKILL to a launcher and all its descendants: torchrun starts each rank in a session of its own."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.npz import read_arrays
 
 ROWS_IN_FLOAT64 = 8192
@@ -102,4 +103,7 @@ def read_statistics(path: str | Path) -> dict[str, Statistics]:
     found = {kind: [arrays.get(name) for name in names] for kind, names in STORED_ARRAYS.items()}
     if any(array is None for pair in found.values() for array in pair):
         return {}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: the stored statistics hold NaN or infinity in {name}")
     return {kind: Statistics(*(torch.from_numpy(x).double() for x in pair)) for kind, pair in found.items()}

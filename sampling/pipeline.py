@@ -180,9 +180,12 @@ class Pipeline:
     @torch.no_grad()
     @full_float32()
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision."""
+        """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision. Raises UserError for NaN."""
         with autocast(self.device, self.precision):
-            return self.tokenizer.decode(codes).float()
+            images = self.tokenizer.decode(codes).float()
+        if not images.isfinite().all():
+            raise UserError(f"the tokenizer decodes to NaN or infinity in {self.precision}: its weights are damaged")
+        return images
 
     def generate_codes(
         self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None

@@ -63,7 +63,8 @@ def load_strict(
     """Load by name the keys that start with one of `prefixes`, by default all.
 
     Keys in `optional` may be missing from `state`, or be in it without being in the model.
-    Raises UserError that names `source`, missing and unexpected keys, and shapes that differ.
+    Raises UserError that names `source`, missing and unexpected keys, shapes that differ, and a tensor that
+    holds NaN or infinity.
     """
     own = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes)}
     optional = set(optional)
@@ -82,9 +83,18 @@ def load_strict(
     ]
     if problems:
         raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
+    require_finite(state, source)
     meta = any(v.is_meta for v in own.values())
     # A model on the meta device has no storage to copy into: assign the tensors.
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False, assign=meta)
+
+
+def require_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise UserError that names `source` and its first tensor with NaN or infinity."""
+    for name, value in state.items():
+        # The extremes of a tensor with NaN are NaN; `isfinite` would make a copy of its size.
+        if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise UserError(f"{source} holds NaN or infinity in {name}: these weights are of no use, take others")
 
 
 def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | None = None) -> list[Path]:

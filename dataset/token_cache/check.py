@@ -41,6 +41,8 @@ def check_content(cache: TokenCache) -> None:
     usage = count_codes(cache, metadata.codebook_size)
     counts = usage.counts
     common = int(counts.argmax())
+    if counts[common] == counts.sum() and len(cache) > 1:
+        raise UserError(f"{cache.path}: every code is {common}, so a broken tokenizer made this cache. Remove it")
     deciles = np.quantile(counts.numpy(), np.linspace(0, 1, 11)).astype(int)
     print(
         f"codebook: {usage.usage():.2%} of {len(counts)} codes used, perplexity {usage.perplexity():.1f},"

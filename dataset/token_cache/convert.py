@@ -55,11 +55,6 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
         return
     for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
         codes = np.stack([cache.views(i) for i in writer.items(shard)])
-        if codes.min() < 0 or codes.max() >= metadata.codebook_size:
-            raise UserError(
-                f"{cache.path} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
-                f" {metadata.codebook_size}"
-            )
         writer.write(shard, writer.items(shard), codes)
     writer.finish()
     print(f"{target} is complete: {len(images)} images")

@@ -1,0 +1,68 @@
+"""Weights, outputs and surroundings as people have them: each kind ends well, or in one line before anything is written."""
+
+import numpy as np
+import pytest
+
+from tests.support import place_cases, toy
+from tests.support.commands import pretokenize, sample_imagenet, train_ar
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return toy.write_images(tmp_path_factory.mktemp("data") / "images", per_class=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_config(tmp_path_factory):
+    return toy.write_tokenizer_config(tmp_path_factory.mktemp("config") / "2.yaml", 2)
+
+
+@pytest.fixture
+def sampling(pretrained, tmp_path):
+    """sampling(generator=..., tokenizer=...) -> the command that draws samples into tmp_path/out."""
+    good = {name: pretrained / name / "model.safetensors" for name in ("generator", "tokenizer")}
+
+    def command(*overrides, **weights):
+        files = good | weights
+        arguments = (pretrained / "ar.yaml", files["generator"], files["tokenizer"], tmp_path / "out")
+        return sample_imagenet(*arguments, *overrides)
+
+    return command
+
+
+# -- numbers that are not finite, codes out of range ------------------------------------------------
+
+
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(
+    refusal, tmp_path, sampling, images, tokenizer_config
+):
+    weights = place_cases.not_finite(tmp_path / "w")
+    message = refusal(*sampling(generator=weights / "generator.safetensors"))
+    assert "w/generator.safetensors holds NaN or infinity in blocks.0." in message
+    message = refusal(*sampling(tokenizer=weights / "decoder.safetensors"))
+    assert "w/decoder.safetensors holds NaN or infinity in decoder." in message
+    message = refusal(*pretokenize(images, tokenizer_config, weights / "encoder.safetensors", tmp_path / "cache"))
+    assert "w/encoder.safetensors holds NaN or infinity in encoder." in message
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_codes_outside_the_codebook_name_cache_and_row(refusal, tmp_path, pretrained):
+    cache = toy.write_token_cache(tmp_path / "cache")
+    shard = cache / "codes" / "00001.npy"
+    codes = np.load(shard)
+    codes[3, 1, 2] = toy.CODEBOOK_SIZE
+    np.save(shard, codes)
+    message = refusal(*train_ar(pretrained / "ar.yaml", cache, tmp_path / "out"))
+    assert "b/13.png has the code 32, the codebook has 32" in message
+    assert not (tmp_path / "out").exists()
+    np.save(cache / "labels.npy", np.arange(24) % 5)
+    message = refusal(*train_ar(pretrained / "ar.yaml", cache, tmp_path / "out"))
+    assert "the label of a/4.png is 4" in message
+
+
+def test_a_cache_of_one_code_is_the_work_of_a_broken_tokenizer(refusal, tmp_path):
+    cache = toy.write_token_cache(tmp_path / "cache")
+    for shard in (cache / "codes").iterdir():
+        np.save(shard, np.zeros_like(np.load(shard)))
+    (cache / "SHA256SUMS").unlink()
+    assert "every code is 0" in refusal("pretokenization.py", "--check", cache)

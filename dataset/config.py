@@ -9,7 +9,9 @@ from utils.config import option
 
 @dataclass
 class DataSettings:
-    data_path: str | None = option(MISSING, "image folder with train/<class>/<file> and val/<class>/<file>")
+    data_path: str | None = option(
+        MISSING, "image folder with train/<class>/<file> and val/<class>/<file>", path="read"
+    )
     train_split: str = option("train", "sub-folder of data_path")
     val_split: str = option("val", "sub-folder of data_path")
     num_workers_per_gpu: int = option(12, "loading processes per process; 0: the training process loads", min=0)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.arguments import file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
 
@@ -78,8 +79,8 @@ def read_inception_graph(path: str | Path) -> dict[str, Tensor]:
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("graph", metavar="FILE.pb", help="classify_image_graph_def.pb")
-    parser.add_argument("output", metavar="FILE.pth", type=Path, help="weights to write, for --inception")
+    parser.add_argument("graph", metavar="FILE.pb", type=file_path, help="classify_image_graph_def.pb")
+    parser.add_argument("output", metavar="FILE.pth", type=file_path, help="weights to write, for --inception")
     args = parser.parse_args()
     state = read_inception_graph(args.graph)
     write_atomically(args.output, lambda file: torch.save(state, file))

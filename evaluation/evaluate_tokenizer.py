@@ -6,7 +6,6 @@ torchrun --nproc_per_node=8 -m evaluation.evaluate_tokenizer --data_path data/im
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -27,7 +26,7 @@ from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
@@ -127,21 +126,31 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="folder with SPLIT/<class>/<image>")
+    parser.add_argument("--data_path", type=file_path, required=True, help="folder with SPLIT/<class>/<image>")
     parser.add_argument("--split", default="val", help="sub-folder of --data_path")
-    parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model")
-    parser.add_argument("--tokenizer_checkpoint", default="weights/AliTok.pth", help="tokenizer weights")
+    parser.add_argument(
+        "--tokenizer_config", type=file_path, default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model"
+    )
+    parser.add_argument(
+        "--tokenizer_checkpoint", type=file_path, default="weights/AliTok.pth", help="tokenizer weights"
+    )
     parser.add_argument("--batch_size", type=at_least(1), default=32)
     parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
     parser.add_argument("--max_images", type=at_least(1), help="at most this many, evenly spaced; default: all")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
-    parser.add_argument("--inception", help="Inception weights for rFID; default: as the evaluator finds them")
-    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py), not Inception")
-    parser.add_argument("--lpips_checkpoint", help="VGG16 weights for LPIPS; default: torch's hub cache, or a download")
+    parser.add_argument(
+        "--inception", type=file_path, help="Inception weights for rFID; default: as the evaluator finds them"
+    )
+    parser.add_argument(
+        "--classifier", type=file_path, help="use this classifier (evaluation/train_classifier.py), not Inception"
+    )
+    parser.add_argument(
+        "--lpips_checkpoint", type=file_path, help="VGG16 weights for LPIPS; default: torch's hub cache, or a download"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--grid", type=Path, help="write originals and reconstructions to this PNG file")
+    parser.add_argument("--json", type=file_path, help="also write the numbers to this file")
+    parser.add_argument("--grid", type=file_path, help="write originals and reconstructions to this PNG file")
     return parser.parse_args()
 
 

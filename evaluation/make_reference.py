@@ -6,7 +6,6 @@ python -m evaluation.make_reference --npz images.npz --inception classify_image_
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from dataset.image_folder import list_images
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import STORED_ARRAYS, RunningStatistics
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
 from utils.npz import NpzImages, read_arrays
@@ -71,14 +70,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>")
-    source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
+    source.add_argument("--data_path", type=file_path, help="folder with SPLIT/<class>/<image>")
+    source.add_argument("--npz", type=file_path, help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
     add("--split", default="val", help="sub-folder of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
     add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")
-    add("--output", type=Path, required=True, help=".npz file to write")
-    add("--inception", help="also store the statistics under these Inception weights (.pth or .pb)")
-    add("--classifier", help="also store the statistics under this classifier (evaluation/train_classifier.py)")
+    add("--output", type=file_path, required=True, help=".npz file to write")
+    add("--inception", type=file_path, help="also store the statistics under these Inception weights (.pth or .pb)")
+    add(
+        "--classifier",
+        type=file_path,
+        help="also store the statistics under this classifier (evaluation/train_classifier.py)",
+    )
     add("--num_workers", type=at_least(0), default=0, help="decoding processes (default: 0)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     args = parser.parse_args()

@@ -5,7 +5,6 @@ python -m evaluation.train_classifier --data_path data/fashion_mnist --img_size 
 
 import argparse
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, list_images, to_float
 from modeling.frozen.small_classifier import Classifier, save_classifier
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path, number
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 
@@ -64,12 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="folder with train/ and val/")
+    parser.add_argument("--data_path", type=file_path, required=True, help="folder with train/ and val/")
     parser.add_argument("--img_size", type=at_least(1), default=32, help="side of the images in pixels")
-    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
+    parser.add_argument("--output", type=file_path, required=True, help="safetensors file to write")
+    parser.add_argument("--epochs", type=number(float, above=0), default=4, help="passes over the training split")
     parser.add_argument("--batch_size", type=at_least(1), default=128)
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
+    parser.add_argument(
+        "--seed", type=number(int, min=0, below=2**32), default=0, help="seed of weights and data order"
+    )
     parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():

@@ -19,8 +19,8 @@ from statistics import mean
 import torch
 
 from utils.atomic import write_json
-from utils.config import with_bases
 from utils.errors import UserError
+from utils.yaml_files import with_bases
 
 POLL_SECONDS = 0.05
 RESUME = "run the same command to resume"

@@ -31,10 +31,10 @@ from modeling.layers.precision import PRECISIONS, autocast, default_precision, f
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
-from utils.config import read_yaml
 from utils.errors import UserError
 from utils.pretrained import local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict
+from utils.yaml_files import read_yaml, resolve_path
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 
@@ -238,4 +238,4 @@ def _find_tokenizer(folder: Path, config: str | Path) -> Path:
     named = OmegaConf.select(read_yaml(config), "experiment.tokenizer_checkpoint")
     if not named:
         raise UserError(f"no tokenizer: neither {beside} nor experiment.tokenizer_checkpoint in {config}")
-    return Path(named)
+    return Path(resolve_path(named, config)).expanduser()

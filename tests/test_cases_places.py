@@ -1,10 +1,10 @@
-"""Weights, outputs and surroundings as people have them: each kind ends well, or in one line before anything is written."""
+"""Weights, outputs and surroundings as people have them: a right result, or one line before anything is written."""
 
 import numpy as np
 import pytest
 
 from tests.support import place_cases, toy
-from tests.support.commands import pretokenize, sample_imagenet, train_ar
+from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +66,31 @@ def test_a_cache_of_one_code_is_the_work_of_a_broken_tokenizer(refusal, tmp_path
         np.save(shard, np.zeros_like(np.load(shard)))
     (cache / "SHA256SUMS").unlink()
     assert "every code is 0" in refusal("pretokenization.py", "--check", cache)
+
+
+# -- values out of range ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--seed", "99999999999999999999999", "argument --seed: is 99999999999999999999999; it must be below"),
+        ("--seed", "-1", "argument --seed: is -1; it must be at least 0"),
+        ("--guidance_scale", "nan", "argument --guidance_scale: is nan; it must be a finite number"),
+        ("--temperature", "inf", "argument --temperature: is inf; it must be a finite number"),
+        ("--top_p", "2", "argument --top_p: is 2.0; it must be at most 1"),
+        ("--top_p", "much", "argument --top_p: invalid float value: 'much'"),
+        ("--classes", "²", "'²' is not a number"),
+        ("--classes", "99999999999999999999999", "class 99999999999999999999999 is out of range"),
+    ],
+)
+def test_numbers_on_the_command_line_have_ranges(refusal, pretrained, tmp_path, flag, value, message):
+    arguments = ["sample.py", pretrained / "hub", "--classes", "1", "--output", tmp_path / "x.png"]
+    assert message in refusal(*arguments, flag, value)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_negative_rate_of_a_phase(refusal, tmp_path):
+    config = toy.write_tokenizer_config(tmp_path / "1.yaml", 1)
+    command = train_tokenizer(config, tmp_path, tmp_path / "out", "phases[0].learning_rate=-1")
+    assert "phases.0.learning_rate is -1.0; it must be at least 0" in refusal(*command)

@@ -35,8 +35,10 @@ LOCK_TIMEOUT = 120  # seconds; after a machine dies, a network file system holds
 class CheckpointSettings:
     """Part of `experiment`."""
 
-    output_dir: str = option(MISSING, "folder for checkpoints, logs and final weights")
-    resume: Any = option("auto", "auto: from the newest checkpoint in output_dir | path of a checkpoint | false")
+    output_dir: str = option(MISSING, "folder for checkpoints, logs and final weights", path="write")
+    resume: str | None = option(
+        "auto", "auto: from the newest checkpoint in output_dir | path of a checkpoint | false", path="read"
+    )
     save_every: int = option(5000, "steps between checkpoints", min=1)
     keep_checkpoints: int = option(2, "older ones are removed, except milestones", min=1)
     milestone_every: int = option(0, "steps between checkpoints that are never removed; 0: none", min=0)

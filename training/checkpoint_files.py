@@ -89,17 +89,18 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(p for p in found if re.fullmatch(r"step_\d{8}", p.name) and (p / STATE_FILE).is_file())
 
 
-def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
+def find_resume(resume: str | None, output_dir: str | Path) -> Path | None:
     """The checkpoint that `experiment.resume` names: auto | PATH | false.
 
     `auto` is the newest one in `output_dir`, or None for a fresh start.
     """
-    if resume in (None, False, "false", "no", ""):
+    resume = resume or "false"
+    if resume.lower() in ("false", "no", "off", "none", "null"):
         return None
-    if resume in (True, "auto", "true"):
+    if resume.lower() in ("auto", "true", "yes", "on"):
         found = list_checkpoints(output_dir)
         return found[-1] if found else None
-    path = Path(str(resume))
+    path = Path(resume)
     if not (path / STATE_FILE).is_file():
         raise UserError(f"experiment.resume: {path} is not a checkpoint folder (it has no {STATE_FILE})")
     return path

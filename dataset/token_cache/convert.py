@@ -15,7 +15,7 @@ from dataset.image_folder import ImageList
 from dataset.token_cache.metadata import LAYOUTS, UNKNOWN, CacheMetadata
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from dataset.token_cache.writer import CacheWriter
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
 
 CROPS = {10: "ten_crop", 2: "center_and_flip"}  # by number of views
@@ -63,8 +63,8 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="SOURCE", help="token cache of any layout")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
+    parser.add_argument("source", metavar="SOURCE", type=file_path, help="token cache of any layout")
+    parser.add_argument("target", metavar="TARGET", type=file_path, help="folder to write")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
     only = "only if SOURCE has no metadata.json: "
     parser.add_argument("--codebook_size", type=at_least(1), help=f"{only}codes are below this")

@@ -15,9 +15,9 @@ RUN_NAMES = ("ar", "cache_train", "cache_val", "tokenizer", "tokenizer_stage1", 
 class Files:
     """Configuration files of the three trainings."""
 
-    stage1: str = option(MISSING, "tokenizer, stage 1")
-    stage2: str = option(MISSING, "tokenizer, stage 2")
-    ar: str = option(MISSING, "generator, also used for sampling")
+    stage1: str = option(MISSING, "tokenizer, stage 1", path="read")
+    stage2: str = option(MISSING, "tokenizer, stage 2", path="read")
+    ar: str = option(MISSING, "generator, also used for sampling", path="read")
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Variant(Overrides):
 
 @dataclass
 class AblationConfig:
-    output_dir: str = option(MISSING, "folder of all results")
-    data_path: str = option(MISSING, "folder with train/<class>/<file> and val/<class>/<file>")
-    seeds: list[int] = option([0, 1, 2], "of weights, data order and sampling noise", min=0)
+    output_dir: str = option(MISSING, "folder of all results", path="write")
+    data_path: str = option(MISSING, "folder with train/<class>/<file> and val/<class>/<file>", path="read")
+    seeds: list[int] = option([0, 1, 2], "of weights, data order and sampling noise", min=0, below=2**32)
     jobs: int = option(
         1, "jobs at a time, each with a share of the cores, or a GPU of its own if there are several", min=1
     )

@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from evaluation.evaluate_samples import SampleEvaluation, report_lines  # noqa: E402
 from evaluation.extractors import load_extractor  # noqa: E402
 from evaluation.metrics import ADM_METRICS, METRICS  # noqa: E402
-from utils.arguments import at_least  # noqa: E402
+from utils.arguments import at_least, file_path  # noqa: E402
 from utils.atomic import write_json  # noqa: E402
 from utils.errors import UserError, entry_point  # noqa: E402
 from utils.process import init_process  # noqa: E402
@@ -24,12 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("reference", metavar="REF.npz", help="images as arr_0, or ADM's VIRTUAL file")
-    parser.add_argument("samples", metavar="SAMPLES.npz", help="images as arr_0, uint8 (N, H, W, 3)")
+    parser.add_argument("reference", metavar="REF.npz", type=file_path, help="images as arr_0, or ADM's VIRTUAL file")
+    parser.add_argument("samples", metavar="SAMPLES.npz", type=file_path, help="images as arr_0, uint8 (N, H, W, 3)")
     parser.add_argument(
-        "--inception", help="weights of the 2015 Inception-v3: torch-fidelity's .pth or TensorFlow's .pb"
+        "--inception",
+        type=file_path,
+        help="weights of the 2015 Inception-v3: torch-fidelity's .pth or TensorFlow's .pb",
     )
-    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py), not Inception")
+    parser.add_argument(
+        "--classifier", type=file_path, help="use this classifier (evaluation/train_classifier.py), not Inception"
+    )
     parser.add_argument("--batch_size", type=at_least(1), default=64)
     parser.add_argument(
         "--metrics",
@@ -41,7 +45,7 @@ def main() -> None:
         "--bootstrap", type=at_least(0), default=0, help="resamplings for a 95 %% interval of FID, e.g. 100"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--json", type=file_path, help="also write the numbers to this file")
     args = parser.parse_args()
     evaluation = SampleEvaluation(args.reference, args.samples, tuple(args.metrics.split(",")))
     if evaluation.labels is not None and not args.classifier:

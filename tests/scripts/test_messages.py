@@ -20,7 +20,9 @@ def test_data_folders(refusal, tmp_path):
 def test_missing_weights_say_where_they_go(refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the repository's weights/ may hold them
     tokenizer_config = ("--tokenizer_config", ROOT / "configs/tokenizer_stage2.yaml")
-    message = refusal(ROOT / "pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"), *tokenizer_config)
+    message = refusal(
+        ROOT / "pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"), *tokenizer_config
+    )
     assert "weights not found: weights/AliTok.pth" in message
     config = f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}"
     out = f"experiment.output_dir={tmp_path / 'out'}"

@@ -33,7 +33,7 @@ from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
 from utils.errors import UserError
 from utils.pretrained import local_folder
-from utils.weights import EXPORTED_FILE, read_state_dict
+from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -58,7 +58,7 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
 
     Does nothing if the checkpoint does not exist. A safetensors file on the same file system is hard-linked.
     """
-    source, target = Path(checkpoint), folder / TOKENIZER_FILE
+    source, target = weights_file(checkpoint), folder / TOKENIZER_FILE
     if not source.is_file() or (target.exists() and target.samefile(source)):
         return
     try:
@@ -145,16 +145,16 @@ class Pipeline:
     ) -> "Pipeline":
         """Load from a folder that a training or `save_pretrained` wrote, a hub id, or a weights file.
 
-        source: folder or hub id with config.yaml and model.safetensors, or only the generator's weights,
-        which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside the generator's,
-        else what the configuration names. settings: changes to the configuration's settings of sampling.
-        options: see the constructor. Raises UserError.
+        source: folder or hub id with config.yaml and model.safetensors, a checkpoint of a training, or only the
+        generator's weights, which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside
+        the generator's, else what the configuration names. settings: changes to the configuration's settings of
+        sampling. options: see the constructor. Raises UserError.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
-            weights, config = folder / EXPORTED_FILE, config or folder / CONFIG_FILE
+            weights, config = weights_file(folder), config or _find_config(folder)
         if config is None:
             raise UserError(f"{source} holds only weights: name their configuration, e.g. configs/alitok_b.yaml")
         models = read_models_config(config)
@@ -228,6 +228,13 @@ class Pipeline:
         other = copy.copy(self)
         other._use_settings(replace(self.settings, **changes))
         return other
+
+
+def _find_config(folder: Path) -> Path:
+    """config.yaml in the folder, or in that of the training if the folder is OUTPUT/checkpoints/step_N."""
+    of_training = folder.resolve().parents[1] / CONFIG_FILE
+    own = folder / CONFIG_FILE
+    return of_training if not own.is_file() and of_training.is_file() else own
 
 
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:

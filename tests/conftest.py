@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytest
+import torch
 
 from sampling.pipeline import save_pretrained
 from tests.support import toy
@@ -61,7 +62,7 @@ def program(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))
-        code = 0
+        code, gradients = 0, torch.is_grad_enabled()
         try:
             if str(script).endswith(".py"):
                 runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -69,6 +70,8 @@ def program(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
                 runpy.run_module(str(script), run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            torch.set_grad_enabled(gradients)  # sample.py switches them off
         return code, *capfd.readouterr()
 
     return call

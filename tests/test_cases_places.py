@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from tests.support import place_cases, toy
 from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
+from tests.support.trainings import generator_trainer
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,27 @@ def test_a_negative_rate_of_a_phase(refusal, tmp_path):
     config = toy.write_tokenizer_config(tmp_path / "1.yaml", 1)
     command = train_tokenizer(config, tmp_path, tmp_path / "out", "phases[0].learning_rate=-1")
     assert "phases.0.learning_rate is -1.0; it must be at least 0" in refusal(*command)
+
+
+# -- weights as other programs wrap them ------------------------------------------------------------
+
+
+def test_programs_take_wrapped_weights_and_folders(program, tmp_path, sampling, pretrained):
+    weights = place_cases.wrapped_weights(tmp_path / "w", toy.generator().state_dict())
+    code, _, err = program(*sampling(generator=weights / "lightning.ckpt", tokenizer=pretrained / "tokenizer"))
+    assert code == 0, err
+    assert "lightning.ckpt: names without 'model.'" in err
+    code, out, err = program(*sampling(generator=pretrained / "hub"))
+    assert code == 0, err
+    assert "out.npz is complete" in out  # the same weights
+
+
+def test_a_checkpoint_is_enough_for_a_picture(program, tmp_path):
+    trainer = generator_trainer(tmp_path, "run", "experiment.save_every=4")
+    trainer.run()
+    save_file(toy.tokenizer().state_dict(), tmp_path / "t.safetensors")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000004"
+    arguments = ("--classes", "1", "--tokenizer", tmp_path / "t.safetensors", "--output", tmp_path / "x.png")
+    code, out, err = program("sample.py", checkpoint, *arguments)
+    assert code == 0, err
+    assert "wrote" in out

@@ -16,6 +16,7 @@ from sampling.pipeline import Pipeline
 from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
+from utils.output_file import PNG, output_file
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
@@ -51,9 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@entry_point
-def main() -> None:
-    args = parse_arguments()
+def draw(args: argparse.Namespace) -> None:
     words = args.classes.split(",")
     pipeline = Pipeline.from_pretrained(
         args.source,
@@ -70,6 +69,13 @@ def main() -> None:
     save_png(grid(images, columns=args.per_class, scale=preview_scale(images.shape[-1])), args.output)
     rows = (f"{word.strip()} ({c})" for word, c in zip(words, classes[:: args.per_class], strict=True))
     print(f"wrote {args.output}: {', '.join(rows)}")
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    with output_file(args.output, "--output", PNG):
+        draw(args)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from utils.arguments import file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
+from utils.folder_lock import exclusive_lock
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
@@ -161,7 +162,8 @@ def main() -> None:
     if all((args.output / split).is_dir() for split in SPLITS):
         print(f"{args.output} is complete")
         return
-    write_tree(fetch(args.source), args.output)
+    with exclusive_lock(args.output):
+        write_tree(fetch(args.source), args.output)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ from utils.arguments import at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
+from utils.output_file import PNG, output_file
 from utils.pretrained import get_weights
 from utils.process import ignore_stop_signals, init_process
 
 NUM_PREVIEWS = 16
+NUMBERS = b'{\n  "images"'  # how a file of --json begins
 METRICS = ("psnr", "ssim", "lpips", "rfid")
 
 
@@ -161,6 +163,15 @@ def main() -> None:
     if not set(chosen) <= {*METRICS}:
         raise UserError(f"--metrics {args.metrics}: choose from {','.join(METRICS)}")
     state = init_process(args.device)
+    main_process = state.is_main_process
+    with (
+        output_file(args.json if main_process else None, "--json", NUMBERS),
+        output_file(args.grid if main_process else None, "--grid", PNG),
+    ):
+        evaluate(args, chosen, state)
+
+
+def evaluate(args: argparse.Namespace, chosen: list[str], state: PartialState) -> None:
     images = list_images(args.data_path, args.split)
     tokenizer = load_tokenizer(read_tokenizer_config(args.tokenizer_config), args.tokenizer_checkpoint, state.device)
     lpips = inception = None

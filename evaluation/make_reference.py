@@ -23,6 +23,7 @@ from utils.arguments import at_least, file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
 from utils.npz import NpzImages, read_arrays
+from utils.output_file import ZIP, output_file
 from utils.process import init_process
 
 BATCH_SIZE = 64
@@ -87,6 +88,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.inception and args.classifier:
         raise UserError("give --inception or --classifier: a file holds the statistics of one network only")
+    with output_file(args.output, "--output", ZIP):
+        write_reference(args)
+
+
+def write_reference(args: argparse.Namespace) -> None:
     device, extractor = init_process(args.device).device, None
     batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
     if args.inception or args.classifier:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from dataset.image_dataset import CenterCrops
 from dataset.image_folder import ImageList, list_images, to_float
-from modeling.frozen.small_classifier import Classifier, save_classifier
+from modeling.frozen.small_classifier import Classifier, read_classifier, save_classifier
 from utils.arguments import at_least, file_path, number
 from utils.errors import UserError, entry_point
+from utils.output_file import output_file
 from utils.process import init_process
 
 LEARNING_RATE = 2e-3
@@ -74,8 +75,14 @@ def main() -> None:
     parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():
+        read_classifier(args.output)
         print(f"{args.output} exists already: nothing to do")
         return
+    with output_file(args.output, "--output", b""):
+        train_and_save(args)
+
+
+def train_and_save(args: argparse.Namespace) -> None:
     device = init_process().device
     training, held_out = (list_images(args.data_path, split) for split in ("train", "val"))
     if training.classes != held_out.classes:

@@ -51,6 +51,9 @@ class SampleShards(ShardedOutput):
     def png(self, index: int) -> Path:
         return self.output_dir / f"{index:06d}.png"
 
+    def remains(self) -> list[Path]:
+        return [path for path in (self.npz, self.png(0)) if path.exists()]
+
     def prepare(self, main: bool = True) -> bool:
         """As `ShardedOutput.prepare`. Also raises UserError if the disk has not enough space."""
         if super().prepare(main):

@@ -64,10 +64,7 @@ def program(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
         monkeypatch.setattr(sys, "path", list(sys.path))
         code, gradients = 0, torch.is_grad_enabled()
         try:
-            if str(script).endswith(".py"):
-                runpy.run_path(str(ROOT / script), run_name="__main__")
-            else:
-                runpy.run_module(str(script), run_name="__main__", alter_sys=True)
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:
             code = end.code or 0
         finally:

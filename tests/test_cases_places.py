@@ -1,12 +1,19 @@
 """Weights, outputs and surroundings as people have them: a right result, or one line before anything is written."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.support import place_cases, toy
 from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
+from tests.support.launch import held, small_files, started
 from tests.support.trainings import generator_trainer
+
+EVALUATOR = "guided-diffusion/evaluations/evaluator.py"
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +119,126 @@ def test_programs_take_wrapped_weights_and_folders(program, tmp_path, sampling, 
 
 
 def test_a_checkpoint_is_enough_for_a_picture(program, tmp_path):
-    trainer = generator_trainer(tmp_path, "run", "experiment.save_every=4")
+    trainer = generator_trainer(tmp_path, "run", "training.max_train_steps=1")
     trainer.run()
     save_file(toy.tokenizer().state_dict(), tmp_path / "t.safetensors")
-    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000004"
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000001"
     arguments = ("--classes", "1", "--tokenizer", tmp_path / "t.safetensors", "--output", tmp_path / "x.png")
     code, out, err = program("sample.py", checkpoint, *arguments)
     assert code == 0, err
     assert "wrote" in out
+
+
+# -- the place of the output ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """A folder with c.safetensors (classifier), a.npz and b.npz (images)."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    save_classifier(folder / "c.safetensors", Classifier(4), 4, 0.5)
+    for name in "ab":
+        np.savez(folder / f"{name}.npz", np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def single_files(evaluation, pretrained, images):
+    """Programs that write one file, without its path."""
+    classifier = ("--classifier", evaluation / "c.safetensors")
+    data = ("--data_path", images, "--img_size", 16)
+    return {
+        "evaluator": (EVALUATOR, evaluation / "a.npz", evaluation / "b.npz", *classifier, "--metrics", "is", "--json"),
+        "picture": ("sample.py", pretrained / "hub", "--classes", "1", "--output"),
+        "reference": ("evaluation/make_reference.py", *data, "--output"),
+        "classifier": ("evaluation/train_classifier.py", *data, "--epochs", 0.1, "--output"),
+        "inception": ("evaluation/convert_inception.py", evaluation / "none.pb"),
+    }
+
+
+PROGRAMS = ("evaluator", "picture", "reference", "classifier", "inception")
+UNWRITABLE = Path("/sys/nothing")  # not even for the superuser
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_place_of_a_file_is_checked_before_the_work(refusal, single_files, tmp_path, name):
+    command = single_files[name]
+    (tmp_path / "notes").write_text("my notes")
+    (tmp_path / "folder").mkdir()
+    assert "/folder is a folder: name a file in it" in refusal(*command, tmp_path / "folder")
+    assert "/notes/x cannot be written (" in refusal(*command, tmp_path / "notes" / "x")
+    assert "/sys/nothing/x cannot be written (" in refusal(*command, UNWRITABLE / "x")
+    with small_files(4000):
+        assert "/new/x cannot be written (No space left on device)" in refusal(*command, tmp_path / "new" / "x")
+    if name != "classifier":
+        assert "/notes is a file of something else" in refusal(*command, tmp_path / "notes")
+    else:
+        assert "/notes is not a file of evaluation/train_classifier.py" in refusal(*command, tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "my notes"
+    assert {path.name for path in tmp_path.rglob("*")} == {"notes", "folder", "new"}
+
+
+def test_numbers_are_printed_although_their_file_cannot_be_written(program, single_files, tmp_path, monkeypatch):
+    def lose_the_place(_) -> None:
+        shutil.rmtree(tmp_path / "out")
+        (tmp_path / "out").touch()
+
+    monkeypatch.setattr("utils.output_file.probe_disk", lose_the_place)
+    code, out, err = program(*single_files["evaluator"], tmp_path / "out" / "x.json")
+    assert code == 2
+    assert "Inception Score: " in out
+    assert err.splitlines()[-1] == f"error: {tmp_path}/out/x.json could not be written (File exists)"
+
+
+def test_a_file_is_written_by_one_program_at_a_time(refusal, program, single_files, tmp_path):
+    code = "import sys, time; from pathlib import Path; from utils.output_file import output_file\n"
+    code += "with output_file(Path(sys.argv[1]), '', b''): print('held', flush=True); time.sleep(60)"
+    with started("-c", code, tmp_path / "x.png") as process:
+        assert process.stdout.readline() == "held\n"
+        assert "x.png: another program is writing it" in refusal(*single_files["picture"], tmp_path / "x.png")
+    for _ in range(2):  # what a killed run left, and the picture of an earlier run, are replaced
+        assert program(*single_files["picture"], tmp_path / "x.png")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.fixture
+def folder_programs(sampling, images, tokenizer_config, pretrained, tmp_path):
+    """Programs that fill a folder: name -> command for a folder."""
+    tokenizer, cache = pretrained / "tokenizer", tmp_path / "source"
+    toy.write_token_cache(cache)
+    return {
+        "sampling": lambda folder: [*sampling(), f"experiment.output_dir={folder}"],
+        "pretokenization": lambda folder: pretokenize(images, tokenizer_config, tokenizer, folder),
+        "conversion": lambda folder: ["dataset/token_cache/convert.py", cache, folder, "--layout", "npz"],
+        "training": lambda folder: train_ar(pretrained / "ar.yaml", cache, folder),
+    }
+
+
+@pytest.mark.parametrize("name", ["sampling", "pretokenization", "conversion", "training"])
+def test_the_place_of_a_folder_is_checked_before_the_work(refusal, folder_programs, tmp_path, name):
+    command = folder_programs[name]
+    foreign = {"sampling": "out.npz", "training": "out/config.yaml"}.get(name, "out/notes")
+    (tmp_path / "out").mkdir()
+    (tmp_path / foreign).write_text("my notes")
+    assert f"/{foreign} is there and " in refusal(*command(tmp_path / "out"))
+    assert (tmp_path / foreign).read_text() == "my notes"
+    assert f"cannot write to {tmp_path / foreign} (" in refusal(*command(tmp_path / foreign))
+    assert "cannot write to /sys/nothing (" in refusal(*command(UNWRITABLE))
+    with small_files(4000):
+        assert "/new (No space left on device)" in refusal(*command(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("name", ["sampling", "pretokenization", "conversion"])
+def test_a_folder_is_filled_by_one_program_at_a_time(refusal, folder_programs, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("utils.sharded_output.LOCK_TIMEOUT", 0)
+    with held(tmp_path / "out"):
+        assert "another run is at work in" in refusal(*folder_programs[name](tmp_path / "out"))
+
+
+def test_a_cache_that_cannot_be_written_passes_its_check(program, tmp_path, images, tokenizer_config, pretrained):
+    command = pretokenize(images, tokenizer_config, pretrained / "tokenizer", tmp_path / "cache")
+    assert program(*command)[0] == 0
+    with small_files(4000):
+        code, out, err = program("pretokenization.py", "--check", tmp_path / "cache", "--check_images", 2)
+    assert code == 0, err
+    assert "warning: no picture of the check" in out

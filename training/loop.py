@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from training.checkpoint import Checkpointer
@@ -78,10 +77,10 @@ def train(
     if state.step >= total_steps and exported_step(output_dir) == state.step:
         accelerator.print(f"{output_dir} is trained already ({state.step} steps)")
         return
-    checkpointer.require_newest()
+    checkpointer.require_own_folder()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        OmegaConf.save(OmegaConf.structured(config), output_dir / "config.yaml")
+        checkpointer.write_config(config)
     logger = Logger(
         output_dir,
         asdict(config),

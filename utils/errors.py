@@ -13,6 +13,10 @@ class UserError(Exception):
     """Something the user can fix. The message says what is wrong, where, and what to do."""
 
 
+class WriteError(UserError, OSError):
+    """A file that cannot be written: a program may take it for an OSError and carry on, or end with the message."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice most like `word`, or an empty string."""
     found = get_close_matches(word, list(choices), n=1, cutoff=0.5)

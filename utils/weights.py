@@ -15,6 +15,7 @@ from utils.errors import UserError, first_line
 from utils.wrapped_weights import find_state_dict, load_tensors, without_prefixes
 
 EXPORTED_FILE = "model.safetensors"
+WRITTEN_FILES = ("pytorch_model.bin", EXPORTED_FILE)  # by `export_weights`
 FOLDER_FILES = ("ema.safetensors", EXPORTED_FILE, "pytorch_model.bin")  # weights in a folder, the first one there
 MAX_KEYS_IN_ERROR = 3  # of each kind
 MAX_QUOTED = 120  # characters of another library's message
@@ -124,7 +125,7 @@ def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | 
     """
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     metadata = {} if step is None else {"step": str(step)}
-    paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED_FILE)]
+    paths = [Path(folder) / name for name in WRITTEN_FILES]
     with atomic_path(paths[0]) as part:
         torch.save(state, part)
     with atomic_path(paths[1]) as part:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset.image_folder import ImageList
@@ -50,13 +51,14 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
     images = ImageList(cache.path, metadata.classes, tuple(cache.paths()), cache.labels)
     metadata = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
     writer = CacheWriter(target, metadata, images)
-    if writer.prepare():
-        print(f"{target} is complete")
-        return
-    for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
-        codes = np.stack([cache.views(i) for i in writer.items(shard)])
-        writer.write(shard, writer.items(shard), codes)
-    writer.finish()
+    with writer.locked(PartialState(cpu=True)):
+        if writer.prepare():
+            print(f"{target} is complete")
+            return
+        for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
+            codes = np.stack([cache.views(i) for i in writer.items(shard)])
+            writer.write(shard, writer.items(shard), codes)
+        writer.finish()
     print(f"{target} is complete: {len(images)} images")
 
 

@@ -103,9 +103,14 @@ def pretokenize(
     they are to be skipped, after all other shards are written.
     """
     writer = CacheWriter(folder, metadata, images)
-    if writer.prepare(state.is_main_process):
-        state.print(f"{folder} is complete")
-        return
+    with writer.locked(state):
+        if writer.prepare(state.is_main_process):
+            state.print(f"{folder} is complete")
+        else:
+            _encode_missing(tokenizer, writer, settings, state)
+
+
+def _encode_missing(tokenizer: Tokenizer, writer: CacheWriter, settings: EncodeSettings, state: PartialState) -> None:
     bad_files = gather_object(encode_shards(tokenizer, writer, writer.claim(state), settings, state))
     if bad_files:
         some = "; ".join(bad_files[:MAX_FILES_IN_ERROR])
@@ -117,7 +122,7 @@ def pretokenize(
     if state.is_main_process:
         complete = writer.finish()
         without = f", without {len(complete.skipped)} that cannot be decoded" if complete.skipped else ""
-        print(f"{folder} is complete: {complete.num_images} images{without}")
+        print(f"{writer.folder} is complete: {complete.num_images} images{without}")
     state.wait_for_everyone()
 
 

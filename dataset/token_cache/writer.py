@@ -52,6 +52,9 @@ class CacheWriter(ShardedOutput):
         self.metadata = metadata
         self.images = images
 
+    def remains(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("[!.]*") if path != self.progress)
+
     def write(self, shard: int, indices: Sequence[int], codes: np.ndarray, skipped: Sequence[int] = ()) -> None:
         """Write the codes (n, V, T) of the images at `indices`, and mark the shard as finished.
 

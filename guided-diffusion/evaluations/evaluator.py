@@ -16,7 +16,10 @@ from evaluation.metrics import ADM_METRICS, METRICS  # noqa: E402
 from utils.arguments import at_least, file_path  # noqa: E402
 from utils.atomic import write_json  # noqa: E402
 from utils.errors import UserError, entry_point  # noqa: E402
+from utils.output_file import output_file  # noqa: E402
 from utils.process import init_process  # noqa: E402
+
+NUMBERS = b'{\n  "features"'  # how a file of --json begins
 
 
 @entry_point
@@ -51,13 +54,14 @@ def main() -> None:
     if evaluation.labels is not None and not args.classifier:
         raise UserError("--metrics agreement needs --classifier: Inception does not know the data's classes")
     state = init_process(args.device)
-    extractor = load_extractor(args.inception, args.classifier, state.device)
-    values = evaluation.run(extractor, args.batch_size, args.bootstrap)
-    if values is None:
-        return
-    if args.json:
-        write_json(args.json, {"features": extractor.name, **values})
-    print(report_lines(values))
+    with output_file(args.json if state.is_main_process else None, "--json", NUMBERS):
+        extractor = load_extractor(args.inception, args.classifier, state.device)
+        values = evaluation.run(extractor, args.batch_size, args.bootstrap)
+        if values is None:
+            return
+        print(report_lines(values), flush=True)  # first: the file may fail
+        if args.json:
+            write_json(args.json, {"features": extractor.name, **values})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from evaluation.fid import STORED_ARRAYS, RunningStatistics
 from utils.arguments import at_least, file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
-from utils.npz import NpzImages, read_arrays
+from utils.npz import IMAGES, NpzImages, read_arrays
 from utils.output_file import ZIP, output_file
 from utils.process import init_process
 
@@ -40,7 +40,7 @@ def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, 
 
 def npz_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray | None]:
     """Batches, number and classes of the images in another .npz."""
-    images = NpzImages(args.npz)
+    images = NpzImages(args.npz, args.array)
     return images.batches(BATCH_SIZE), len(images), read_arrays(args.npz, ("arr_1",)).get("arr_1")
 
 
@@ -73,6 +73,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_path", type=file_path, help="folder with SPLIT/<class>/<image>")
     source.add_argument("--npz", type=file_path, help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
+    add("--array", default=IMAGES, help="name of the images in --npz (default: arr_0)")
     add("--split", default="val", help="sub-folder of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
     add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")

@@ -17,6 +17,12 @@ class WriteError(UserError, OSError):
     """A file that cannot be written: a program may take it for an OSError and carry on, or end with the message."""
 
 
+def warn(text: str) -> None:
+    """One line on stderr, of the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice most like `word`, or an empty string."""
     found = get_close_matches(word, list(choices), n=1, cutoff=0.5)

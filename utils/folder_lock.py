@@ -78,7 +78,7 @@ def _is_at(file: IO, path: Path) -> bool:
 
 
 def probe_disk(file: IO) -> None:
-    """Write a block to a locked, empty file and take it back. If the disk is full, remove the file and raise OSError."""
+    """Write a block to a locked, empty file and take it back. If the disk is full, remove the file, raise OSError."""
     try:
         if os.write(file.fileno(), bytes(PROBE_BYTES)) < PROBE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

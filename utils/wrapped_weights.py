@@ -1,7 +1,5 @@
 """Weights as other programs save them: inside other mappings, and with prefixes of DDP, torch.compile or Lightning."""
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, Lightning
 USUAL_NAMES = ("model", "state_dict", "module")  # of a model's weights in a training's file
@@ -63,7 +61,7 @@ def find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if len(averages) > 1 or not (averages or usual or len(found) == 1):
         raise UserError(f"{path} holds several state dicts ({', '.join(found)}): save one of them in a file of its own")
     others = f"; it also holds {', '.join(map(str, content.keys() - {chosen[0]}))}" if len(content) > 1 else ""
-    _say(f"{path}: weights '{chosen[0]}'{others}")
+    warn(f"{path}: weights '{chosen[0]}'{others}")
     return dict(found[chosen[0]])
 
 
@@ -82,10 +80,5 @@ def without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor], sou
         state = {key.replace(compiled, "."): value for key, value in state.items()}
         removed.append(compiled)
     if removed:
-        _say(f"{source}: names without '{''.join(removed)}'")
+        warn(f"{source}: names without '{''.join(removed)}'")
     return state
-
-
-def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr)

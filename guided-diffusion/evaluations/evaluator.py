@@ -27,8 +27,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("reference", metavar="REF.npz", type=file_path, help="images as arr_0, or ADM's VIRTUAL file")
-    parser.add_argument("samples", metavar="SAMPLES.npz", type=file_path, help="images as arr_0, uint8 (N, H, W, 3)")
+    parser.add_argument(
+        "reference",
+        metavar="REF.npz",
+        type=file_path,
+        help="images as arr_0, statistics, or both (ADM's VIRTUAL file); or a folder of images",
+    )
+    parser.add_argument(
+        "samples",
+        metavar="SAMPLES.npz",
+        type=file_path,
+        help="images as arr_0, uint8 (N, H, W, 3); or a folder of images",
+    )
     parser.add_argument(
         "--inception",
         type=file_path,
@@ -37,12 +47,12 @@ def main() -> None:
     parser.add_argument(
         "--classifier", type=file_path, help="use this classifier (evaluation/train_classifier.py), not Inception"
     )
+    parser.add_argument("--array", help="name of the images in an .npz without arr_0")
     parser.add_argument("--batch_size", type=at_least(1), default=64)
     parser.add_argument(
         "--metrics",
-        default=",".join(ADM_METRICS),
         help=f"from {','.join(METRICS)}; pr: precision and recall; agreement: share of samples that --classifier"
-        " recognises as the class in arr_1",
+        f" recognises as the class in arr_1; without: {','.join(ADM_METRICS)}, or those that the reference allows",
     )
     parser.add_argument(
         "--bootstrap", type=at_least(0), default=0, help="resamplings for a 95 %% interval of FID, e.g. 100"
@@ -50,7 +60,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     parser.add_argument("--json", type=file_path, help="also write the numbers to this file")
     args = parser.parse_args()
-    evaluation = SampleEvaluation(args.reference, args.samples, tuple(args.metrics.split(",")))
+    evaluation = SampleEvaluation(
+        args.reference, args.samples, args.metrics and tuple(args.metrics.split(",")), args.array
+    )
     if evaluation.labels is not None and not args.classifier:
         raise UserError("--metrics agreement needs --classifier: Inception does not know the data's classes")
     state = init_process(args.device)

@@ -1,5 +1,6 @@
 """Weights, outputs and surroundings as people have them: a right result, or one line before anything is written."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.support import place_cases, toy
 from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
 from tests.support.launch import held, small_files, started
 from tests.support.trainings import generator_trainer
+from utils.environment import require_known_environment
 
 EVALUATOR = "guided-diffusion/evaluations/evaluator.py"
 
@@ -103,6 +105,56 @@ def test_a_negative_rate_of_a_phase(refusal, tmp_path):
     config = toy.write_tokenizer_config(tmp_path / "1.yaml", 1)
     command = train_tokenizer(config, tmp_path, tmp_path / "out", "phases[0].learning_rate=-1")
     assert "phases.0.learning_rate is -1.0; it must be at least 0" in refusal(*command)
+
+
+# -- files and settings of the surroundings ---------------------------------------------------------
+
+
+def test_a_damaged_state_file_is_named(refusal, sampling, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.npz").touch()
+    for name, advice in (
+        ("sampling.json", "remove it and run again, and also {folder}.npz"),
+        ("shards/plan.json", "remove it and run again"),
+    ):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"seed": ')
+        message = refusal(*sampling())
+        assert f"{path} is damaged (" in message
+        assert message.endswith(advice.format(folder=tmp_path / "out"))
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but no LOCAL_RANK, MASTER_ADDR, MASTER_PORT: start several"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is no number"),
+        ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK=1 is not below WORLD_SIZE=1"),
+        ({"LOCAL_RANK": "0"}, "unset LOCAL_RANK"),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "set training.gradient_accumulation_steps"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "ACCELERATE_USE_FSDP=true .* set training.fsdp=true"),
+        ({"ACCELERATE_USE_DEEPSPEED": "True"}, "ACCELERATE_USE_DEEPSPEED=True .* set training.fsdp=true"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "set training.compile=true"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "set training.mixed_precision"),
+    ],
+)
+def test_the_environment_does_not_change_a_training(refusal, monkeypatch, pretrained, tmp_path, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    line = refusal(*train_ar(pretrained / "ar.yaml", tmp_path, tmp_path / "out"))
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_accelerate_launch_sets_by_default_is_no_obstacle(monkeypatch):
+    for name in ("MIXED_PRECISION", "DYNAMO_BACKEND", "USE_CPU"):
+        monkeypatch.setenv(f"ACCELERATE_{name}", "no")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    require_known_environment("bf16")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    require_known_environment("bf16")
 
 
 # -- weights as other programs wrap them ------------------------------------------------------------

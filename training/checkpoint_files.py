@@ -111,8 +111,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{folder / STATE_FILE} is damaged ({first_line(error)}); remove {folder}") from error
-    if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project")
+    if not isinstance(state, dict) or not state.keys() >= {"step", "samples_seen", "skipped_steps", "undecodable"}:
+        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project; remove {folder}")
     return state
 
 
@@ -121,4 +121,7 @@ def has_weights(folder: Path, name: str) -> bool:
 
 
 def load_checkpoint_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    return read_state_dict(folder / f"{name}.safetensors")
+    try:
+        return read_state_dict(folder / f"{name}.safetensors")
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder} to resume from an earlier checkpoint") from error

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from utils.errors import WriteError
+from utils.errors import UserError, WriteError, first_line
 
 
 def part_of(path: Path) -> Path:
@@ -77,6 +77,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """An object that `write_json` wrote. Raises UserError that says which file to remove if it is damaged."""
+    try:
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): remove it and run again") from error
+    return content
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from utils.atomic import write_json
-from utils.errors import UserError, first_line
+from utils.atomic import read_json, write_json
+from utils.errors import UserError
 from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
 
 VISIBILITY_TIMEOUT = 60.0  # seconds for a shared file system to show the files of other machines
@@ -96,11 +96,11 @@ class ShardedOutput:
 
     def _check_identity(self, path: Path) -> None:
         try:
-            earlier = json.loads(path.read_text())
-            differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            some = ", ".join(str(p) for p in dict.fromkeys((path, *(self.remains() if path == self.record else ()))))
-            raise UserError(f"{path} is damaged ({first_line(error)}): remove {some} and run again") from error
+            earlier = read_json(path)
+        except UserError as error:
+            also = [str(other) for other in self.remains() if other != path] if path == self.record else []
+            raise UserError(", and also ".join([str(error), *also])) from error
+        differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
         if differing:
             name = differing[0]
             raise UserError(

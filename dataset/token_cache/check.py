@@ -57,7 +57,7 @@ def verify_checksums(folder: Path) -> int:
     """Compare every file of SHA256SUMS; returns how many. Raises UserError with the first that differs."""
     lines = (folder / CHECKSUMS_FILE).read_text().splitlines() if (folder / CHECKSUMS_FILE).is_file() else []
     for line in tqdm(lines, "hashes", leave=False, mininterval=1.0):
-        expected, name = line.split("  ", 1)
+        expected, _, name = line.partition("  ")
         digest = hashlib.sha256()
         try:
             with (folder / name).open("rb") as file:

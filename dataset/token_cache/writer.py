@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from dataset.token_cache.metadata import (
     CacheMetadata,
     packed_path,
 )
-from utils.atomic import atomic_path, write_atomically, write_json, write_npy, write_text
+from utils.atomic import atomic_path, read_json, write_atomically, write_json, write_npy, write_text
 from utils.errors import UserError
 from utils.sharded_output import ShardedOutput, explain_write_errors
 
@@ -84,7 +83,7 @@ class CacheWriter(ShardedOutput):
     def finish(self) -> CacheMetadata:
         """Write labels, paths and checksums, and last the metadata, which mark the cache as complete."""
         self.wait_for_shards()
-        records = [json.loads(self.shard_file(shard).read_text()) for shard in range(self.num_shards)]
+        records = [read_json(self.shard_file(shard)) for shard in range(self.num_shards)]
         skipped = {path: None for record in records for path in record["skipped"]}
         kept = [i for i, path in enumerate(self.images.paths) if path not in skipped]
         metadata = replace(self.metadata, skipped=tuple(skipped))

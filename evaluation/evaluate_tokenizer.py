@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from dataset.data_order import evenly_spaced
@@ -32,7 +32,8 @@ from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
 from utils.pretrained import get_weights
-from utils.process import ignore_stop_signals, init_process
+from utils.process import init_process
+from utils.workers import Loader
 
 NUM_PREVIEWS = 16
 NUMBERS = b'{\n  "images"'  # how a file of --json begins
@@ -71,12 +72,11 @@ class TokenizerEvaluation:
 
     def _batches(self) -> Iterator[Tensor]:
         """This process's crops, (B, 3, S, S) uint8 on its device; undecodable files are left out."""
-        loader = DataLoader(
+        loader = Loader(
             Subset(self.crops, self.mine),
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=stack_decoded,
-            worker_init_fn=ignore_stop_signals,
         )
         hidden = not self.state.is_main_process
         for batch in tqdm(loader, "validating", leave=False, disable=hidden, mininterval=1.0):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
@@ -25,6 +25,7 @@ from utils.errors import UserError, entry_point
 from utils.npz import IMAGES, NpzImages, read_arrays
 from utils.output_file import ZIP, output_file
 from utils.process import init_process
+from utils.workers import Loader
 
 BATCH_SIZE = 64
 
@@ -34,7 +35,7 @@ def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, 
     images = list_images(args.data_path, args.split)
     chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
-    loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)
+    loader = Loader(crops, BATCH_SIZE, num_workers=args.num_workers)
     return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(chosen), images.labels[chosen]
 
 

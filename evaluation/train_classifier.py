@@ -9,7 +9,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.image_dataset import CenterCrops
@@ -19,13 +18,14 @@ from utils.arguments import at_least, file_path, number
 from utils.errors import UserError, entry_point
 from utils.output_file import output_file
 from utils.process import init_process
+from utils.workers import Loader
 
 LEARNING_RATE = 2e-3
 
 
 def load_all(images: ImageList, size: int, num_workers: int) -> tuple[Tensor, Tensor]:
     """All centre crops (n, 3, S, S) uint8 and labels (n,), in memory."""
-    loader = DataLoader(CenterCrops(images, size), 512, num_workers=num_workers)
+    loader = Loader(CenterCrops(images, size), 512, num_workers=num_workers)
     crops = torch.cat(list(tqdm(loader, desc=f"reading {images.root.name}", mininterval=1.0)))
     return crops, torch.from_numpy(images.labels)
 

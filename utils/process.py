@@ -1,6 +1,5 @@
 """Set up one of several processes, for scripts that do not train: torchrun's environment, GPU or CPU."""
 
-import signal
 from datetime import timedelta
 
 import torch
@@ -23,9 +22,3 @@ def init_process(device: str | None = None) -> PartialState:
     if state.device.type == "cpu":
         tune_for_cpu()
     return state
-
-
-def ignore_stop_signals(_worker_id: int) -> None:
-    """For data workers: launchers signal the whole process group, but the last step still needs data."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
@@ -24,6 +24,7 @@ from modeling.interfaces import Tokenizer
 from modeling.layers.precision import autocast, full_float32
 from utils.errors import UserError
 from utils.sharded_output import ShardedOutput, background_writer
+from utils.workers import Loader
 
 MAX_FILES_IN_ERROR = 5
 
@@ -130,7 +131,7 @@ def encode_shards(
     tokenizer: Tokenizer, writer: CacheWriter, shards: list[int], settings: EncodeSettings, state: PartialState
 ) -> list[str]:
     """Encode and write some shards. Returns the undecodable files that keep their shards unwritten."""
-    loader = DataLoader(
+    loader = Loader(
         SourceCrops(writer.images, source_size(writer.metadata.image_size, writer.metadata.ten_crop)),
         sampler=split_into_batches(writer, shards, settings.batch_size),
         batch_size=None,  # the dataset makes a whole batch at a time

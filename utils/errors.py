@@ -38,7 +38,6 @@ def first_line(error: BaseException) -> str:
 # What a fault of a data worker says -> its cause.
 WORKER_FAULTS = {
     "shared memory": "shared memory (/dev/shm) is full. Make it larger (docker: --shm-size)",
-    "shm": "shared memory (/dev/shm) is full. Make it larger (docker: --shm-size)",
     "Too many open files": "too many files are open. Raise `ulimit -n`",
     "killed by signal": "perhaps memory ran out. Free some",
     "exited unexpectedly": "perhaps memory ran out. Free some",

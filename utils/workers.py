@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from utils.errors import UserError, first_line
 
-ADVICE = "use fewer workers (num_workers; 0: none) or smaller batches"
+ADVICE = "Use fewer workers (num_workers; 0: none) or smaller batches"
 
 
 class Loader(DataLoader):
@@ -34,6 +35,7 @@ class Loader(DataLoader):
         try:
             return super().__iter__()
         except OSError as error:  # semaphores are files in /dev/shm, too
+            _MultiProcessingDataLoaderIter._shutdown = True  # the half-built one has nothing to shut down
             raise UserError(f"data workers cannot start ({first_line(error)}): is /dev/shm full? {ADVICE}") from error
 
 
@@ -43,7 +45,10 @@ def _collate_and_share(collate: Callable, samples: Any) -> Any:
     Otherwise the thread of its queue moves the batch: if that fails, the main process waits for it forever.
     """
     batch = collate(samples)
-    _share(batch)
+    try:
+        _share(batch)
+    except RuntimeError as error:
+        raise RuntimeError(f"no shared memory: {error}") from error
     return batch
 
 

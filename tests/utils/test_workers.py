@@ -65,6 +65,7 @@ def test_too_little_shared_memory(ends):
     assert "num_workers" in line
 
 
+@pytest.mark.slow  # torch waits for the worker
 def test_an_error_of_the_data_is_that_of_the_program(ends):
     assert ends(1, 10) == "error: file 10 is damaged"
 

@@ -1,5 +1,6 @@
 """Weights, outputs and surroundings as people have them: a right result, or one line before anything is written."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from dataset.token_cache.reader import open_token_cache
 from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.support import place_cases, toy
 from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
@@ -294,3 +296,53 @@ def test_a_cache_that_cannot_be_written_passes_its_check(program, tmp_path, imag
         code, out, err = program("pretokenization.py", "--check", tmp_path / "cache", "--check_images", 2)
     assert code == 0, err
     assert "warning: no picture of the check" in out
+
+
+# -- names of files ---------------------------------------------------------------------------------
+
+NAMES = [b"\xff\xfe.png", "ü.png".encode(), "a\u2028b.png".encode(), b" c \x1c.png", b"d\re.png", b"f'\".png"]
+
+
+@pytest.fixture
+def odd_names(tmp_path):
+    """Images with names of any bytes, in a class folder with such a name."""
+    images = toy.write_images(tmp_path / "images", per_class=1)
+    folder = os.fsencode(images) + b"/train/cl\xe9"
+    os.mkdir(folder)
+    for name in NAMES:
+        shutil.copy(images / "train" / "class_0" / "000.png", folder + b"/" + name)
+    return images
+
+
+@pytest.mark.parametrize("layout", ["packed", "npz"])
+def test_names_of_any_bytes_survive(program, odd_names, tokenizer_config, pretrained, tmp_path, layout):
+    command = pretokenize(odd_names, tokenizer_config, pretrained / "tokenizer", tmp_path / "cache")
+    code, _, err = program(*command, "--format", layout)
+    assert code == 0, err
+    assert program(*command, "--format", layout)[1].endswith("is complete\n")
+    code, _, err = program("pretokenization.py", "--check", tmp_path / "cache", "--check_images", 3)
+    assert code == 0, err
+    other = {"packed": "npz", "npz": "packed"}[layout]
+    convert = ("dataset/token_cache/convert.py", tmp_path / "cache", tmp_path / other, "--layout", other)
+    assert program(*convert)[0] == 0
+    for cache in map(open_token_cache, (tmp_path / "cache", tmp_path / other)):
+        names = [os.fsencode(path) for path in cache.paths()]
+        assert {name for name in names if name.startswith(b"cl\xe9/")} == {b"cl\xe9/" + name for name in NAMES}
+        assert cache.views(len(names) - 1).shape == (2, toy.NUM_CODES)
+
+
+def test_names_of_any_bytes_are_told(refusal, odd_names, tokenizer_config, pretrained, tmp_path):
+    (odd_names / "train" / os.fsdecode(b"cl\xe9") / os.fsdecode(NAMES[0])).write_bytes(b"no image")
+    message = refusal(*pretokenize(odd_names, tokenizer_config, pretrained / "tokenizer", tmp_path / "cache"))
+    assert r"train/cl\udce9/\udcff\udcfe.png" in message
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", f"{'x' * 247}.png"])
+def test_names_that_a_cache_cannot_hold_are_refused_at_the_start(
+    refusal, images, tokenizer_config, pretrained, tmp_path, name
+):
+    data = shutil.copytree(images, tmp_path / "data")
+    shutil.copy(data / "train" / "class_0" / "000.png", data / "train" / "class_0" / name)
+    command = pretokenize(data, tokenizer_config, pretrained / "tokenizer", tmp_path / "cache", "--format", "npz")
+    assert f"the name {f'class_0/{name}'!r} has a line break or is too long" in refusal(*command)
+    assert not (tmp_path / "cache").exists()

@@ -94,7 +94,8 @@ def require_agreement(accelerator: Accelerator, facts: dict[str, str], advice: s
     if accelerator.num_processes == 1:
         return
     ours = {
-        name: (hashlib.sha256(text.encode()).digest(), text[:MAX_CHARACTERS_IN_ERROR]) for name, text in facts.items()
+        name: (hashlib.sha256(text.encode(errors="surrogateescape")).digest(), text[:MAX_CHARACTERS_IN_ERROR])
+        for name, text in facts.items()
     }
     everyone = gather_object([ours])
     details = {}

@@ -72,7 +72,8 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
 
 
 def write_text(path: str | Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """UTF-8; bytes in file names that are none are written as they are."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def write_json(path: str | Path, content: Any) -> None:

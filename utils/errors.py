@@ -1,6 +1,7 @@
 """Errors for the person at the terminal: one line, exit code 2, no stack trace."""
 
 import functools
+import io
 import os
 import re
 import sys
@@ -62,6 +63,9 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are no text
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
             if dist.is_available() and dist.is_initialized():

@@ -37,8 +37,8 @@ def _load_array(folder: Path, path: Path, mmap_mode: str | None = None) -> np.nd
 
 def _read_paths(folder: Path) -> list[str]:
     try:
-        return (folder / PATHS_FILE).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return (folder / PATHS_FILE).read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+    except OSError as error:
         raise _damaged(folder, error) from error
 
 

@@ -25,6 +25,7 @@ from utils.errors import UserError
 from utils.sharded_output import ShardedOutput, explain_write_errors
 
 MAX_PACKED_CODEBOOK = 2**16
+MAX_NAME_BYTES = 255  # of Linux's file systems
 
 
 class CacheWriter(ShardedOutput):
@@ -40,6 +41,12 @@ class CacheWriter(ShardedOutput):
                 f"the packed layout holds 16-bit codes, too few for a codebook of {metadata.codebook_size}:"
                 " choose the layout npz"
             )
+        for path in images.paths:
+            name_bytes = len(os.fsencode(os.path.basename(path)))
+            if "\n" in path or (metadata.layout == "npz" and name_bytes + len(".npz.part") > MAX_NAME_BYTES):
+                raise UserError(
+                    f"{images.root}: the name {path!r} has a line break or is too long for a cache: rename it"
+                )
         super().__init__(
             folder / METADATA_FILE,
             folder / PROGRESS_FOLDER,

@@ -13,7 +13,7 @@ from dataset.token_cache.reader import open_token_cache
 from modeling.frozen.small_classifier import Classifier, save_classifier
 from tests.support import place_cases, toy
 from tests.support.commands import pretokenize, sample_imagenet, train_ar, train_tokenizer
-from tests.support.launch import held, small_files, started
+from tests.support.launch import small_files, started
 from tests.support.trainings import generator_trainer
 from utils.environment import require_known_environment
 
@@ -244,13 +244,26 @@ def test_numbers_are_printed_although_their_file_cannot_be_written(program, sing
     assert err.splitlines()[-1] == f"error: {tmp_path}/out/x.json could not be written (File exists)"
 
 
-def test_a_file_is_written_by_one_program_at_a_time(refusal, program, single_files, tmp_path):
-    code = "import sys, time; from pathlib import Path; from utils.output_file import output_file\n"
-    code += "with output_file(Path(sys.argv[1]), '', b''): print('held', flush=True); time.sleep(60)"
-    with started("-c", code, tmp_path / "x.png") as process:
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory):
+    """A folder where another program fills out/ and writes x.png."""
+    folder = tmp_path_factory.mktemp("busy")
+    code = "import sys, time; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
+    code += "from utils.output_file import output_file; folder = Path(sys.argv[1])\n"
+    code += "with exclusive_lock(folder / 'out'), output_file(folder / 'x.png', '', b''): print('held', flush=True);"
+    with started("-c", f"{code} time.sleep(300)", folder) as process:
         assert process.stdout.readline() == "held\n"
-        assert "x.png: another program is writing it" in refusal(*single_files["picture"], tmp_path / "x.png")
-    for _ in range(2):  # what a killed run left, and the picture of an earlier run, are replaced
+        yield folder
+
+
+@pytest.mark.slow
+def test_a_file_is_written_by_one_program_at_a_time(refusal, single_files, busy):
+    assert "x.png: another program is writing it" in refusal(*single_files["picture"], busy / "x.png")
+
+
+def test_what_an_earlier_or_killed_run_left_is_replaced(program, single_files, tmp_path):
+    (tmp_path / "x.png.part").write_text("half")
+    for _ in range(2):
         assert program(*single_files["picture"], tmp_path / "x.png")[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
@@ -282,11 +295,11 @@ def test_the_place_of_a_folder_is_checked_before_the_work(refusal, folder_progra
         assert "/new (No space left on device)" in refusal(*command(tmp_path / "new"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sampling", "pretokenization", "conversion"])
-def test_a_folder_is_filled_by_one_program_at_a_time(refusal, folder_programs, tmp_path, name, monkeypatch):
+def test_a_folder_is_filled_by_one_program_at_a_time(refusal, folder_programs, busy, name, monkeypatch):
     monkeypatch.setattr("utils.sharded_output.LOCK_TIMEOUT", 0)
-    with held(tmp_path / "out"):
-        assert "another run is at work in" in refusal(*folder_programs[name](tmp_path / "out"))
+    assert "another run is at work in" in refusal(*folder_programs[name](busy / "out"))
 
 
 def test_a_cache_that_cannot_be_written_passes_its_check(program, tmp_path, images, tokenizer_config, pretrained):

@@ -73,7 +73,8 @@ class ShardedOutput:
     def prepare(self, main: bool = True) -> bool:
         """Check the identity of what is there, or record it. Returns whether the output is complete.
 
-        Every process calls it; only the main one writes. Raises UserError with the first difference.
+        Every process calls it; only the main one writes. Raises UserError with the first difference, for
+        files of something else, and if the disk is too small.
         """
         if self.record.is_file():
             self._check_identity(self.record)
@@ -88,7 +89,15 @@ class ShardedOutput:
         if main:
             with explain_write_errors(self.plan):
                 write_json(self.plan, self.identity)
+        folder = next(path for path in self.plan.parents if path.is_dir())
+        needed, free = self.bytes_needed(), shutil.disk_usage(folder).free
+        if free < needed:
+            raise UserError(f"{self.record.parent}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
         return False
+
+    def bytes_needed(self) -> int:
+        """What the missing shards and the result take on the disk, at least."""
+        return 0
 
     def remains(self) -> list[Path]:
         """Files and folders that are there where this output writes. If nothing is begun yet, they are foreign."""

@@ -61,6 +61,11 @@ class CacheWriter(ShardedOutput):
     def remains(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("[!.]*") if path != self.progress)
 
+    def bytes_needed(self) -> int:
+        missing = sum(len(self.items(shard)) for shard in self.missing())
+        bytes_per_code = 2 if self.metadata.layout == "packed" else 8
+        return missing * self.metadata.num_views * self.metadata.num_codes * bytes_per_code
+
     def write(self, shard: int, indices: Sequence[int], codes: np.ndarray, skipped: Sequence[int] = ()) -> None:
         """Write the codes (n, V, T) of the images at `indices`, and mark the shard as finished.
 

@@ -17,7 +17,7 @@ from dataset.token_cache.reader import open_token_cache
 from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.layers.precision import PRECISIONS, default_precision
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 from utils.weights import fingerprint
@@ -40,16 +40,16 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
         shown = f" (default: {default})" if default not in (None, False) else ""
         parser.add_argument(name, help=help + shown, **options)
 
-    add("--data_path", "folder with SPLIT/<class>/<image>, or archives: docs/data.md")
+    add("--data_path", "folder with SPLIT/<class>/<image>, or archives: docs/data.md", type=file_path)
     add("--split", "part of --data_path to encode", default="train")
     add("--max_images", "encode at most this many, spaced evenly over the classes (default: all)", type=at_least(1))
     add("--img_size", "side of the views in pixels", type=at_least(1), default=256)
     add("--ten_crop", "cache ten crops, not the centre and its mirror image", action="store_true")
-    add("--cached_path", "cache folder to write", type=Path, default=Path(defaults.cached_path))
+    add("--cached_path", "cache folder to write", type=file_path, default=Path(defaults.cached_path))
     add("--batch_size", "images (not views) per process and batch", type=at_least(1), default=32)
     add("--num_workers", "decoding processes per process", type=at_least(0), default=8)
-    add("--tokenizer_config", f"YAML with model.vq_model (default: {defaults.tokenizer_config})")
-    add("--tokenizer_checkpoint", f"tokenizer weights (default: {defaults.tokenizer_checkpoint})")
+    add("--tokenizer_config", f"YAML with model.vq_model (default: {defaults.tokenizer_config})", type=file_path)
+    add("--tokenizer_checkpoint", f"tokenizer weights (default: {defaults.tokenizer_checkpoint})", type=file_path)
     add("--device", "default: a GPU if there is one", choices=("cuda", "cpu"))
     add("--precision", "default: bf16 on a GPU, fp32 on the CPU", choices=PRECISIONS)
     add("--format", "layout of the cache; npz is the published one", choices=LAYOUTS, default="packed")
@@ -59,7 +59,7 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
         "--check",
         "check this cache: hashes, statistics of the codes, some codes against a float32 encoding, and some images"
         " drawn into check.png; images and tokenizer are those in its metadata, unless given",
-        type=Path,
+        type=file_path,
         metavar="CACHE",
     )
     add("--check_images", "with --check: encode this many images again", type=at_least(1), default=16)
@@ -69,8 +69,6 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
 def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     if not args.data_path:
         raise UserError("--data_path is missing: a folder with train/<class>/<image>")
-    if args.cached_path.is_file():
-        raise UserError(f"--cached_path {args.cached_path} is a file; name a folder to write")
     state = init_process(args.device)
     config_file = args.tokenizer_config or defaults.tokenizer_config
     checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint

@@ -13,9 +13,10 @@ from dataset.imagenet_names import class_id
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
 from sampling.pipeline import Pipeline
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
+from utils.output_file import PNG, output_file
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
@@ -27,25 +28,31 @@ def parse_arguments() -> argparse.Namespace:
     add("source", help="folder of a training, hub id (name/repository), or the generator's weights with --config")
     add("--classes", required=True, help="numbers or ImageNet names, separated by commas; one row of the grid each")
     add("--per_class", type=at_least(1), default=4, help="images of each class (default: 4)")
-    add("--output", type=Path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
-    add("--tokenizer", help="tokenizer weights; default: those beside the generator, or what its configuration names")
-    add("--config", help="YAML with model.vq_model and model.generator; default: config.yaml in the folder")
-    add("--seed", type=int, help="default: that of the configuration")
-    add("--guidance_scale", type=float, help="default: that of the configuration; 0: no guidance")
-    add("--guidance_scale_pow", type=float, help="default: that of the configuration")
+    add("--output", type=file_path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
+    add(
+        "--tokenizer",
+        type=file_path,
+        help="tokenizer weights; default: those beside the generator, or what its configuration names",
+    )
+    add(
+        "--config",
+        type=file_path,
+        help="YAML with model.vq_model and model.generator; default: config.yaml in the folder",
+    )
+    add("--seed", type=number(int, min=0, below=2**63), help="default: that of the configuration")
+    add("--guidance_scale", type=number(float), help="default: that of the configuration; 0: no guidance")
+    add("--guidance_scale_pow", type=number(float, min=0), help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
-    add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
-    add("--top_k", type=int, help="default: all codes")
-    add("--top_p", type=float, help="default: all codes")
+    add("--temperature", type=number(float, min=0), help="0: the most likely code; default: that of the configuration")
+    add("--top_k", type=at_least(1), help="default: all codes")
+    add("--top_p", type=number(float, above=0, max=1), help="default: all codes")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
     add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     return parser.parse_args()
 
 
-@entry_point
-def main() -> None:
-    args = parse_arguments()
+def draw(args: argparse.Namespace) -> None:
     words = args.classes.split(",")
     pipeline = Pipeline.from_pretrained(
         args.source,
@@ -62,6 +69,13 @@ def main() -> None:
     save_png(grid(images, columns=args.per_class, scale=preview_scale(images.shape[-1])), args.output)
     rows = (f"{word.strip()} ({c})" for word, c in zip(words, classes[:: args.per_class], strict=True))
     print(f"wrote {args.output}: {', '.join(rows)}")
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    with output_file(args.output, "--output", PNG):
+        draw(args)
 
 
 if __name__ == "__main__":

@@ -76,27 +76,26 @@ def main() -> None:
         "precision": precision,
     }
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
-    if shards.prepare(state.is_main_process):
+    with shards.locked(state):
+        if shards.prepare(state.is_main_process):
+            state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
+        else:
+            pipeline = Pipeline(
+                tokenizer,
+                generator,
+                settings,
+                seed=model.generator.seed,
+                precision=precision,
+                compile=sampling.compile,
+                batch_size=min(sampling.batch_size, shards.shard_size),
+            )
+            draw_shards(pipeline, shards, shards.claim(state), classes, sampling.save_png, state)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                print(f"wrote {shards.assemble(np.array(classes))}")
         if sampling.save_png and state.is_main_process:
             shards.complete_pngs()
-        state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
-        return
-    pipeline = Pipeline(
-        tokenizer,
-        generator,
-        settings,
-        seed=model.generator.seed,
-        precision=precision,
-        compile=sampling.compile,
-        batch_size=min(sampling.batch_size, shards.shard_size),
-    )
-    draw_shards(pipeline, shards, shards.claim(state), classes, sampling.save_png, state)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        print(f"wrote {shards.assemble(np.array(classes))}")
-        if sampling.save_png:
-            shards.complete_pngs()
-    state.wait_for_everyone()
+        state.wait_for_everyone()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from utils.config import option
 @dataclass
 class DataSettings:
     data_path: str | None = option(
-        MISSING, "folder with train/<class>/<file> and val/<class>/<file>; others: docs/data.md"
+        MISSING, "folder with train/<class>/<file> and val/<class>/<file>; others: docs/data.md", path="read"
     )
     train_split: str = option("train", "part of data_path to train on")
     val_split: str = option("val", "part of data_path to validate on")

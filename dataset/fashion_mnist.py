@@ -24,8 +24,10 @@ from PIL import Image
 from torchvision.datasets import FashionMNIST
 from tqdm import tqdm
 
+from utils.arguments import file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
+from utils.folder_lock import exclusive_lock
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
@@ -154,13 +156,14 @@ def write_tree(files: dict[str, bytes], output: Path) -> None:
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("data/fashion_mnist"), help="folder to write")
-    parser.add_argument("--source", type=Path, help="folder with the four original files (.gz or not)")
+    parser.add_argument("--output", type=file_path, default=Path("data/fashion_mnist"), help="folder to write")
+    parser.add_argument("--source", type=file_path, help="folder with the four original files (.gz or not)")
     args = parser.parse_args()
     if all((args.output / split).is_dir() for split in SPLITS):
         print(f"{args.output} is complete")
         return
-    write_tree(fetch(args.source), args.output)
+    with exclusive_lock(args.output):
+        write_tree(fetch(args.source), args.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def class_names() -> tuple[tuple[str, ...], ...]:
 
 def class_id(text: str, num_classes: int) -> int:
     """The class with a number, or an ImageNet class with a name ("golden retriever"). Raises UserError."""
-    if text.strip().lstrip("-").isdigit():
+    if text.strip().lstrip("-").isdecimal():
         number = int(text)
         if not 0 <= number < num_classes:
             raise UserError(f"class {number} is out of range, the classes are 0 to {num_classes - 1}")

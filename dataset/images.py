@@ -69,9 +69,9 @@ class ImageList:
 
     def fingerprint(self) -> str:
         """SHA-256 over class names and paths."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest = hashlib.sha256("\n".join(self.classes).encode(errors="surrogateescape"))
         for path in self.paths:
-            digest.update(f"\n{path}".encode())
+            digest.update(f"\n{path}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
@@ -24,6 +24,7 @@ from dataset.images import ImageList, NoSuchSplit, list_images, to_float, to_uin
 from utils.arguments import at_least
 from utils.errors import UserError, entry_point, first_line
 from utils.images import grid, labelled_rows, save_png
+from utils.workers import Loader
 
 SPLITS = ("train", "val", "test")
 SAMPLED = 1000  # images that are decoded, unless the command line says otherwise
@@ -64,7 +65,7 @@ class Inspection(Dataset):
 def inspect(images: ImageList, count: int | None, num_workers: int) -> dict[int, Facts]:
     """Facts about `count` images, evenly spaced over the classes; None: all. By index."""
     chosen = evenly_spaced(len(images), count or len(images)).tolist()
-    loader = DataLoader(Inspection(images), batch_size=None, sampler=chosen, num_workers=num_workers)
+    loader = Loader(Inspection(images), batch_size=None, sampler=chosen, num_workers=num_workers)
     return dict(tqdm(loader, "decoding", total=len(chosen), leave=False, mininterval=1.0))
 
 

@@ -3,15 +3,15 @@
 from typing import Any
 
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dataset.data_order import ShuffledBatches
-from utils.process import ignore_stop_signals
+from utils.workers import Loader
 
 
 def micro_batch_loader(
     dataset: Dataset, accelerator: Accelerator, training: Any, num_workers: int, *, seen: int, num_steps: int
-) -> DataLoader:
+) -> Loader:
     """This rank's micro-batches of the next `num_steps` steps.
 
     dataset: makes a whole batch from (indices, uniforms, sample numbers). training: with per_gpu_batch_size,
@@ -26,13 +26,12 @@ def micro_batch_loader(
         seen=seen,
         num_batches=num_steps * training.gradient_accumulation_steps,
     )
-    return DataLoader(
+    return Loader(
         dataset,
         sampler=batches,
         batch_size=None,  # the dataset makes a whole batch at a time
         num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=ignore_stop_signals,
     )
 
 

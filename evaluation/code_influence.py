@@ -4,7 +4,6 @@ python -m evaluation.code_influence --data_path data/fashion_mnist --tokenizer o
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from einops import reduce
@@ -15,7 +14,7 @@ from dataset.image_dataset import CenterCrops
 from dataset.images import list_images, to_float
 from modeling.build import load_tokenizer_from_run
 from modeling.interfaces import Tokenizer
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 
@@ -45,9 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="data set: docs/data.md")
+    parser.add_argument("--data_path", type=file_path, required=True, help="data set: docs/data.md")
     parser.add_argument("--split", default="val", help="part of --data_path")
-    parser.add_argument("--tokenizer", type=Path, nargs="+", required=True, help="output folders of trainings")
+    parser.add_argument("--tokenizer", type=file_path, nargs="+", required=True, help="output folders of trainings")
     parser.add_argument("--images", type=at_least(2), default=64, help="number of images, evenly spaced over classes")
     args = parser.parse_args()
     device = init_process().device

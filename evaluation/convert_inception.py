@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.arguments import file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
+from utils.output_file import ZIP, output_file
 
 # TensorFlow's scopes are conv, conv_1, ... and mixed, mixed_1, ..., in this order.
 STEM = "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 Conv2d_3b_1x1 Conv2d_4a_3x3"
@@ -78,11 +80,12 @@ def read_inception_graph(path: str | Path) -> dict[str, Tensor]:
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("graph", metavar="FILE.pb", help="classify_image_graph_def.pb")
-    parser.add_argument("output", metavar="FILE.pth", type=Path, help="weights to write, for --inception")
+    parser.add_argument("graph", metavar="FILE.pb", type=file_path, help="classify_image_graph_def.pb")
+    parser.add_argument("output", metavar="FILE.pth", type=file_path, help="weights to write, for --inception")
     args = parser.parse_args()
-    state = read_inception_graph(args.graph)
-    write_atomically(args.output, lambda file: torch.save(state, file))
+    with output_file(args.output, "FILE.pth", ZIP):
+        state = read_inception_graph(args.graph)
+        write_atomically(args.output, lambda file: torch.save(state, file))
 
 
 if __name__ == "__main__":

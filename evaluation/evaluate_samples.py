@@ -9,29 +9,49 @@ from torch import Tensor
 
 from evaluation.features import Extractor, Features, extract_features
 from evaluation.fid import read_statistics
+from evaluation.images import Images, open_images
 from evaluation.metrics import ADM_METRICS, ADM_VALUES, METRICS, Metric, MetricInputs, choose_metrics
 from evaluation.precision_recall import NEIGHBOUR
-from utils.errors import UserError
-from utils.npz import NpzImages, read_arrays
+from utils.errors import UserError, warn
+from utils.npz import IMAGES, array_names, read_arrays
 
 CUSTOMARY_SAMPLES = 50_000
 
 
 class SampleEvaluation:
-    """Checks REF.npz and SAMPLES.npz in its constructor, so that no network is loaded for a faulty file.
+    """Checks reference and samples in its constructor, so that no network is loaded for a faulty file.
 
     Statistics stored in the reference (`mu, sigma, mu_s, sigma_s`, as in ADM's VIRTUAL files) replace those of
     its images. Raises UserError.
     """
 
-    def __init__(self, reference: str | Path, samples: str | Path, metrics: tuple[str, ...] = ADM_METRICS):
-        """metrics: names in METRICS."""
-        self.metrics = choose_metrics(metrics)
-        self.reference, self.samples = NpzImages(reference), NpzImages(samples)
+    def __init__(
+        self,
+        reference: str | Path,
+        samples: str | Path,
+        metrics: tuple[str, ...] | None = None,
+        array: str | None = None,
+    ):
+        """reference, samples: .npz files or folders of images. array: see `open_images`.
+
+        metrics: names in METRICS; None: ADM's, without those that need images if the reference holds only statistics.
+        """
+        self.metrics = choose_metrics(metrics or ADM_METRICS)
+        self.samples = open_images(samples, array)
+        self.reference_path = reference
+        self.stored = {} if Path(reference).is_dir() else read_statistics(reference)
+        only_statistics = self.stored and not {IMAGES, array} & {*array_names(reference)}
+        self.reference = None if only_statistics else open_images(reference, array)
         for images in (self.reference, self.samples):
-            if len(images) <= NEIGHBOUR:
+            if images is not None and len(images) <= NEIGHBOUR:
                 raise UserError(f"{images.path} has {len(images)} images; more than {NEIGHBOUR} are needed")
-        self.stored = read_statistics(reference)
+        impossible = [m for m in self.metrics if self.reference is None and m.needs_reference_images(self.stored)]
+        if impossible:
+            without = ", ".join(title for metric in impossible for title in metric.titles.values())
+            if metrics:
+                raise UserError(f"{reference} holds only statistics of {', '.join(self.stored)} features: no {without}")
+            warn(f"warning: {reference} holds only statistics: no {without}")
+            self.metrics = [metric for metric in self.metrics if metric not in impossible]
         self.labels = _read_labels(self.samples) if any(m.needs_labels for m in self.metrics) else None
 
     def run(self, extractor: Extractor, batch_size: int, bootstrap: int = 0) -> dict[str, float] | None:
@@ -41,7 +61,7 @@ class SampleEvaluation:
         """
         if self.labels is not None:
             self._check_label_range(extractor)
-        needs_images = any(metric.needs_reference_images(bool(self.stored)) for metric in self.metrics)
+        needs_images = any(metric.needs_reference_images(self.stored) for metric in self.metrics)
         reference = extract_features(extractor, self.reference, batch_size, "reference") if needs_images else None
         samples = extract_features(extractor, self.samples, batch_size, "samples")
         state = PartialState()
@@ -74,32 +94,32 @@ class SampleEvaluation:
         if metric.reference == "nothing":
             return
         kind = metric.features
-        from_images = metric.needs_reference_images(bool(self.stored))
+        from_images = metric.needs_reference_images(self.stored)
         theirs = getattr(reference, kind).shape[1] if from_images else len(self.stored[kind].mu)
         ours = getattr(samples, kind).shape[1]
         if theirs != ours:
             raise UserError(
-                f"{self.reference.path} has {theirs} {kind} features, {self.samples.path} has {ours} with"
+                f"{self.reference_path} has {theirs} {kind} features, {self.samples.path} has {ours} with"
                 f" {extractor.name}: another network made the stored statistics, or the images differ in size"
             )
 
 
-def _read_labels(samples: NpzImages) -> Tensor:
+def _read_labels(samples: Images) -> Tensor:
     """The class (n,) that each sample was drawn for, from arr_1."""
-    labels = read_arrays(samples.path, ("arr_1",)).get("arr_1")
+    labels = None if samples.path.is_dir() else read_arrays(samples.path, ("arr_1",)).get("arr_1")
     if labels is None or labels.shape != (len(samples),) or labels.dtype.kind not in "iu":
         raise UserError(f"{samples.path}: agreement needs arr_1, one integer class per image")
     return torch.from_numpy(labels.astype("int64"))
 
 
-def warnings_for(reference: NpzImages, samples: NpzImages, num_features: int) -> list[str]:
+def warnings_for(reference: Images | None, samples: Images, num_features: int) -> list[str]:
     """Why these numbers may not compare to published ones."""
     found, n = [], len(samples)
     if n < num_features:
         found.append(f"{n} samples for {num_features} features: their covariance is singular, FID far too high")
     elif abs(n - CUSTOMARY_SAMPLES) > CUSTOMARY_SAMPLES // 10:
         found.append(f"{n} samples: FID depends on their number, and published values use {CUSTOMARY_SAMPLES}")
-    if samples.shape[1:] != reference.shape[1:]:
+    if reference is not None and samples.shape[1:] != reference.shape[1:]:
         sizes = [f"{shape[2]}x{shape[1]}" for shape in (samples.shape, reference.shape)]
         found.append(f"samples are {sizes[0]}, reference images {sizes[1]}: resizing changes every number")
     return found

@@ -6,13 +6,12 @@ torchrun --nproc_per_node=8 -m evaluation.evaluate_tokenizer --data_path data/im
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from dataset.data_order import evenly_spaced
@@ -27,14 +26,17 @@ from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
+from utils.output_file import PNG, output_file
 from utils.pretrained import get_weights
-from utils.process import ignore_stop_signals, init_process
+from utils.process import init_process
+from utils.workers import Loader
 
 NUM_PREVIEWS = 16
+NUMBERS = b'{\n  "images"'  # how a file of --json begins
 METRICS = ("psnr", "ssim", "lpips", "rfid")
 
 
@@ -70,12 +72,11 @@ class TokenizerEvaluation:
 
     def _batches(self) -> Iterator[Tensor]:
         """This process's crops, (B, 3, S, S) uint8 on its device; undecodable files are left out."""
-        loader = DataLoader(
+        loader = Loader(
             Subset(self.crops, self.mine),
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=stack_decoded,
-            worker_init_fn=ignore_stop_signals,
         )
         hidden = not self.state.is_main_process
         for batch in tqdm(loader, "validating", leave=False, disable=hidden, mininterval=1.0):
@@ -127,21 +128,31 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="data set: docs/data.md")
+    parser.add_argument("--data_path", type=file_path, required=True, help="data set: docs/data.md")
     parser.add_argument("--split", default="val", help="part of --data_path")
-    parser.add_argument("--tokenizer_config", default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model")
-    parser.add_argument("--tokenizer_checkpoint", default="weights/AliTok.pth", help="tokenizer weights")
+    parser.add_argument(
+        "--tokenizer_config", type=file_path, default="configs/tokenizer_stage2.yaml", help="YAML with model.vq_model"
+    )
+    parser.add_argument(
+        "--tokenizer_checkpoint", type=file_path, default="weights/AliTok.pth", help="tokenizer weights"
+    )
     parser.add_argument("--batch_size", type=at_least(1), default=32)
     parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
     parser.add_argument("--max_images", type=at_least(1), help="at most this many, evenly spaced; default: all")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
-    parser.add_argument("--inception", help="Inception weights for rFID; default: as the evaluator finds them")
-    parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py), not Inception")
-    parser.add_argument("--lpips_checkpoint", help="VGG16 weights for LPIPS; default: torch's hub cache, or a download")
+    parser.add_argument(
+        "--inception", type=file_path, help="Inception weights for rFID; default: as the evaluator finds them"
+    )
+    parser.add_argument(
+        "--classifier", type=file_path, help="use this classifier (evaluation/train_classifier.py), not Inception"
+    )
+    parser.add_argument(
+        "--lpips_checkpoint", type=file_path, help="VGG16 weights for LPIPS; default: torch's hub cache, or a download"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--grid", type=Path, help="write originals and reconstructions to this PNG file")
+    parser.add_argument("--json", type=file_path, help="also write the numbers to this file")
+    parser.add_argument("--grid", type=file_path, help="write originals and reconstructions to this PNG file")
     return parser.parse_args()
 
 
@@ -152,6 +163,15 @@ def main() -> None:
     if not set(chosen) <= {*METRICS}:
         raise UserError(f"--metrics {args.metrics}: choose from {','.join(METRICS)}")
     state = init_process(args.device)
+    main_process = state.is_main_process
+    with (
+        output_file(args.json if main_process else None, "--json", NUMBERS),
+        output_file(args.grid if main_process else None, "--grid", PNG),
+    ):
+        evaluate(args, chosen, state)
+
+
+def evaluate(args: argparse.Namespace, chosen: list[str], state: PartialState) -> None:
     images = list_images(args.data_path, args.split)
     tokenizer = load_tokenizer(read_tokenizer_config(args.tokenizer_config), args.tokenizer_checkpoint, state.device)
     lpips = inception = None

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from evaluation.images import Images
 from utils.errors import UserError
-from utils.npz import NpzImages
 
 KINDS = ("pool", "spatial", "logits")
 
@@ -42,7 +42,7 @@ class Extractor(Protocol):
         """images: (B, H, W, 3) uint8 -> Features on the CPU."""
 
 
-def extract_features(extractor: Extractor, images: NpzImages, batch_size: int, description: str) -> Features | None:
+def extract_features(extractor: Extractor, images: Images, batch_size: int, description: str) -> Features | None:
     """Features of all images in their order, with a progress bar.
 
     Rank r of n takes batches r, r + n, ...; the main process gets all features, the others None.

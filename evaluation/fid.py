@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.npz import read_arrays
 
 ROWS_IN_FLOAT64 = 8192
@@ -99,7 +100,10 @@ def _eigenvalues(symmetric: Tensor) -> Tensor:
 def read_statistics(path: str | Path) -> dict[str, Statistics]:
     """Statistics by kind of features ("pool", "spatial") from a reference file; empty if it holds none."""
     arrays = read_arrays(path, tuple(name for names in STORED_ARRAYS.values() for name in names))
-    found = {kind: [arrays.get(name) for name in names] for kind, names in STORED_ARRAYS.items()}
-    if any(array is None for pair in found.values() for array in pair):
-        return {}
+    found = {kind: [arrays[n] for n in names] for kind, names in STORED_ARRAYS.items() if arrays.keys() >= set(names)}
+    for name, array in arrays.items():
+        if array.shape != array.shape[:1] * (2 if name.startswith("sigma") else 1):
+            raise UserError(f"{path}: {name} has the shape {array.shape}; mu is (d,) and sigma (d, d)")
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: the stored statistics hold NaN or infinity in {name}")
     return {kind: Statistics(*(torch.from_numpy(x).double() for x in pair)) for kind, pair in found.items()}

@@ -7,11 +7,10 @@ python -m evaluation.make_reference --npz images.npz --inception classify_image_
 import argparse
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
@@ -21,11 +20,13 @@ from dataset.images import NoSuchSplit, list_images
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import STORED_ARRAYS, RunningStatistics
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
-from utils.npz import NpzImages, read_arrays
+from utils.npz import IMAGES, NpzImages, read_arrays
+from utils.output_file import ZIP, output_file
 from utils.process import init_process
+from utils.workers import Loader
 
 BATCH_SIZE = 64
 TRAINING_SPLIT = "train"
@@ -39,13 +40,13 @@ def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, 
             images = images.numbered_like(list_images(args.data_path, TRAINING_SPLIT))
     chosen = evenly_spaced(len(images), args.max_images or len(images))
     crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
-    loader = DataLoader(crops, BATCH_SIZE, num_workers=args.num_workers)
+    loader = Loader(crops, BATCH_SIZE, num_workers=args.num_workers)
     return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(chosen), images.labels[chosen]
 
 
 def npz_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray | None]:
     """Batches, number and classes of the images in another .npz."""
-    images = NpzImages(args.npz)
+    images = NpzImages(args.npz, args.array)
     return images.batches(BATCH_SIZE), len(images), read_arrays(args.npz, ("arr_1",)).get("arr_1")
 
 
@@ -76,19 +77,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", help="folder with SPLIT/<class>/<image>, or archives: docs/data.md")
-    source.add_argument("--npz", help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
+    source.add_argument(
+        "--data_path", type=file_path, help="folder with SPLIT/<class>/<image>, or archives: docs/data.md"
+    )
+    source.add_argument("--npz", type=file_path, help="images of another .npz, uint8 (N, H, W, 3) as arr_0")
+    add("--array", default=IMAGES, help="name of the images in --npz (default: arr_0)")
     add("--split", default="val", help="part of --data_path (default: val)")
     add("--img_size", type=at_least(1), default=256, help="side of the centre crops in pixels (default: 256)")
     add("--max_images", type=at_least(1), help="at most this many of --data_path, evenly spaced; default: all")
-    add("--output", type=Path, required=True, help=".npz file to write")
-    add("--inception", help="also store the statistics under these Inception weights (.pth or .pb)")
-    add("--classifier", help="also store the statistics under this classifier (evaluation/train_classifier.py)")
+    add("--output", type=file_path, required=True, help=".npz file to write")
+    add("--inception", type=file_path, help="also store the statistics under these Inception weights (.pth or .pb)")
+    add(
+        "--classifier",
+        type=file_path,
+        help="also store the statistics under this classifier (evaluation/train_classifier.py)",
+    )
     add("--num_workers", type=at_least(0), default=0, help="decoding processes (default: 0)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
     args = parser.parse_args()
     if args.inception and args.classifier:
         raise UserError("give --inception or --classifier: a file holds the statistics of one network only")
+    with output_file(args.output, "--output", ZIP):
+        write_reference(args)
+
+
+def write_reference(args: argparse.Namespace) -> None:
     device, extractor = init_process(args.device).device, None
     batches, total, labels = folder_images(args) if args.data_path else npz_images(args)
     if args.inception or args.classifier:

@@ -3,7 +3,7 @@
 A new metric is a file with its formula and an entry in METRICS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ class MetricInputs:
     resamplings: int  # for the interval of FID; 0 for no interval
 
     def reference_statistics(self, kind: str) -> Statistics:
-        return self.stored[kind] if self.stored else Statistics.from_features(getattr(self.reference, kind))
+        return self.stored[kind] if kind in self.stored else Statistics.from_features(getattr(self.reference, kind))
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Metric:
     """What it needs of the reference file; "statistics" are computed from the images if none are stored."""
     needs_labels: bool = False
 
-    def needs_reference_images(self, has_statistics: bool) -> bool:
-        return self.reference == "images" or (self.reference == "statistics" and not has_statistics)
+    def needs_reference_images(self, stored: Collection[str]) -> bool:
+        """stored: kinds of features with statistics in the reference file."""
+        return self.reference == "images" or (self.reference == "statistics" and self.features not in stored)
 
 
 def _fid(x: MetricInputs) -> tuple[float, ...]:

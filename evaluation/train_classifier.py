@@ -5,27 +5,27 @@ python -m evaluation.train_classifier --data_path data/fashion_mnist --img_size 
 
 import argparse
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.image_dataset import CenterCrops
 from dataset.images import ImageList, list_images, to_float
-from modeling.frozen.small_classifier import Classifier, save_classifier
-from utils.arguments import at_least
+from modeling.frozen.small_classifier import Classifier, read_classifier, save_classifier
+from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
+from utils.output_file import output_file
 from utils.process import init_process
+from utils.workers import Loader
 
 LEARNING_RATE = 2e-3
 
 
 def load_all(images: ImageList, size: int, num_workers: int) -> tuple[Tensor, Tensor]:
     """All centre crops (n, 3, S, S) uint8 and labels (n,), in memory."""
-    loader = DataLoader(CenterCrops(images, size), 512, num_workers=num_workers)
+    loader = Loader(CenterCrops(images, size), 512, num_workers=num_workers)
     crops = torch.cat(list(tqdm(loader, desc=f"reading {images.root.name}", mininterval=1.0)))
     return crops, torch.from_numpy(images.labels)
 
@@ -64,17 +64,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data_path", required=True, help="folder with train/ and val/")
+    parser.add_argument("--data_path", type=file_path, required=True, help="folder with train/ and val/")
     parser.add_argument("--img_size", type=at_least(1), default=32, help="side of the images in pixels")
-    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--epochs", type=float, default=4, help="passes over the training split")
+    parser.add_argument("--output", type=file_path, required=True, help="safetensors file to write")
+    parser.add_argument("--epochs", type=number(float, above=0), default=4, help="passes over the training split")
     parser.add_argument("--batch_size", type=at_least(1), default=128)
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data order")
+    parser.add_argument(
+        "--seed", type=number(int, min=0, below=2**32), default=0, help="seed of weights and data order"
+    )
     parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
     args = parser.parse_args()
     if args.output.is_file():
+        read_classifier(args.output)
         print(f"{args.output} exists already: nothing to do")
         return
+    with output_file(args.output, "--output", b""):
+        train_and_save(args)
+
+
+def train_and_save(args: argparse.Namespace) -> None:
     device = init_process().device
     training = list_images(args.data_path, "train")
     held_out = list_images(args.data_path, "val").numbered_like(training)

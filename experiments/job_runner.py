@@ -18,9 +18,9 @@ from statistics import mean
 
 import torch
 
-from utils.atomic import write_json
-from utils.config import with_bases
+from utils.atomic import read_json, write_json
 from utils.errors import UserError
+from utils.yaml_files import with_bases
 
 POLL_SECONDS = 0.05
 RESUME = "run the same command to resume"
@@ -95,7 +95,7 @@ class JobRunner:
 
     def _skip_or_start(self, job: Job) -> None:
         key, path = job.key(), self._path(job, "json")
-        record = self._records[job] = json.loads(path.read_text()) if path.is_file() else {}
+        record = self._records[job] = read_json(path) if path.is_file() else {}
         if record.get("key", key) != key:
             for output in job.outputs:
                 shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
@@ -169,5 +169,5 @@ class JobRunner:
 
 def job_seconds(folder: Path) -> dict[str, float]:
     """Duration of each finished job of `folder`, by name, in the order of the list of jobs."""
-    records = [json.loads(path.read_text()) for path in (folder / "jobs").glob("*.json")]
+    records = [read_json(path) for path in (folder / "jobs").glob("*.json")]
     return {r["name"]: r["seconds"] for r in sorted(records, key=lambda r: r["number"]) if r["done"]}

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from modeling.interfaces import GENERATORS, TOKENIZERS
-from utils.config import compose, option, read_yaml, section
+from utils.config import compose, option, section
 from utils.errors import UserError
+from utils.yaml_files import read_yaml
 
 # Keys of published files and of older trainings -> what takes their place.
 REPLACED_KEYS = {

@@ -31,10 +31,10 @@ from modeling.layers.precision import PRECISIONS, autocast, default_precision, f
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
-from utils.config import read_yaml
 from utils.errors import UserError
 from utils.pretrained import local_folder
-from utils.weights import EXPORTED_FILE, read_state_dict
+from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
+from utils.yaml_files import read_yaml, resolve_path
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 
@@ -58,7 +58,7 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
 
     Does nothing if the checkpoint does not exist. A safetensors file on the same file system is hard-linked.
     """
-    source, target = Path(checkpoint), folder / TOKENIZER_FILE
+    source, target = weights_file(checkpoint), folder / TOKENIZER_FILE
     if not source.is_file() or (target.exists() and target.samefile(source)):
         return
     try:
@@ -145,16 +145,16 @@ class Pipeline:
     ) -> "Pipeline":
         """Load from a folder that a training or `save_pretrained` wrote, a hub id, or a weights file.
 
-        source: folder or hub id with config.yaml and model.safetensors, or only the generator's weights,
-        which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside the generator's,
-        else what the configuration names. settings: changes to the configuration's settings of sampling.
-        options: see the constructor. Raises UserError.
+        source: folder or hub id with config.yaml and model.safetensors, a checkpoint of a training, or only the
+        generator's weights, which need `config`. tokenizer: its weights; by default tokenizer.safetensors beside
+        the generator's, else what the configuration names. settings: changes to the configuration's settings of
+        sampling. options: see the constructor. Raises UserError.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
-            weights, config = folder / EXPORTED_FILE, config or folder / CONFIG_FILE
+            weights, config = weights_file(folder), config or _find_config(folder)
         if config is None:
             raise UserError(f"{source} holds only weights: name their configuration, e.g. configs/alitok_b.yaml")
         models = read_models_config(config)
@@ -180,9 +180,12 @@ class Pipeline:
     @torch.no_grad()
     @full_float32()
     def decode(self, codes: Tensor) -> Tensor:
-        """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision."""
+        """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision. Raises UserError for NaN."""
         with autocast(self.device, self.precision):
-            return self.tokenizer.decode(codes).float()
+            images = self.tokenizer.decode(codes).float()
+        if not images.isfinite().all():
+            raise UserError(f"the tokenizer decodes to NaN or infinity in {self.precision}: its weights are damaged")
+        return images
 
     def generate_codes(
         self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None
@@ -227,6 +230,13 @@ class Pipeline:
         return other
 
 
+def _find_config(folder: Path) -> Path:
+    """config.yaml in the folder, or in that of the training if the folder is OUTPUT/checkpoints/step_N."""
+    of_training = folder.resolve().parents[1] / CONFIG_FILE
+    own = folder / CONFIG_FILE
+    return of_training if not own.is_file() and of_training.is_file() else own
+
+
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:
     """tokenizer.safetensors beside the generator's weights, else what the configuration names. Raises UserError."""
     beside = folder / TOKENIZER_FILE
@@ -235,4 +245,4 @@ def _find_tokenizer(folder: Path, config: str | Path) -> Path:
     named = OmegaConf.select(read_yaml(config), "experiment.tokenizer_checkpoint")
     if not named:
         raise UserError(f"no tokenizer: neither {beside} nor experiment.tokenizer_checkpoint in {config}")
-    return Path(named)
+    return Path(resolve_path(named, config)).expanduser()

@@ -1,5 +1,6 @@
 """How codes are drawn from logits, and the `sampling` section of a configuration."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,9 @@ class SamplingSettings:
     top_p: float | None = None  # draw from the fewest codes that are together this likely
 
     def __post_init__(self):
+        for name in ("guidance_scale", "guidance_scale_pow", "temperature"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be a finite number")
         if self.guidance_schedule not in SCHEDULES:
             raise ValueError(f"guidance_schedule '{self.guidance_schedule}' is none of {', '.join(SCHEDULES)}")
         if self.guidance_scale_pow < 0:

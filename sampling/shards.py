@@ -1,7 +1,6 @@
 """Sampled images on the disk: shards while they are drawn, one .npz for ADM's evaluator at the end."""
 
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,13 @@ class SampleShards(ShardedOutput):
     def png(self, index: int) -> Path:
         return self.output_dir / f"{index:06d}.png"
 
-    def prepare(self, main: bool = True) -> bool:
-        """As `ShardedOutput.prepare`. Also raises UserError if the disk has not enough space."""
-        if super().prepare(main):
-            return True
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+    def remains(self) -> list[Path]:
+        return [path for path in (self.npz, self.png(0)) if path.exists()]
+
+    def bytes_needed(self) -> int:
+        """The missing shards, and then all of them once more in the result."""
         missing = sum(len(self.items(shard)) for shard in self.missing())
-        needed = (missing + self.num_items) * 3 * self.image_size**2
-        free = shutil.disk_usage(self.output_dir).free
-        if free < needed:
-            raise UserError(f"{self.output_dir}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-        return False
+        return (missing + self.num_items) * 3 * self.image_size**2
 
     def write(self, shard: int, images: np.ndarray, pngs: bool = False) -> None:
         """Write the images (n, H, W, 3) uint8 of a shard, and its PNG files if `pngs`.

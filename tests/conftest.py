@@ -1,5 +1,7 @@
 import os
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported: every test runs on the CPU, so that its numbers are the same on every machine.
@@ -10,10 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pytest
+import torch
 
 from sampling.pipeline import save_pretrained
 from tests.support import toy
 from tests.support.parity import PARITY
+from tests.support.paths import ROOT
 from utils.weights import export_weights
 
 
@@ -47,3 +51,39 @@ def pretrained(tmp_path_factory) -> Path:
     export_weights(folder / "tokenizer", tokenizer.state_dict())
     toy.write_ar_config(folder / "ar.yaml")
     return folder
+
+
+@pytest.fixture
+def program(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """program(script, *arguments) -> exit code, stdout, stderr of a script in this process, run in the repository."""
+    monkeypatch.chdir(ROOT)
+
+    def call(script: str | Path, *arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        code, gradients = 0, torch.is_grad_enabled()
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            torch.set_grad_enabled(gradients)  # sample.py switches them off
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refusal(program) -> Callable[..., str]:
+    """refusal(script, *arguments) -> the one error line of a script; exit code 2 and no stack trace checked."""
+
+    def call(script: str | Path, *arguments: object) -> str:
+        code, _, err = program(script, *arguments)
+        lines = err.strip().splitlines()
+        assert code == 2, err
+        assert "error: " in lines[-1]
+        assert not any("Traceback" in line for line in lines)
+        return lines[-1]
+
+    return call

@@ -1,7 +1,7 @@
 """The configuration of train_ar.py and sample_imagenet.py. The defaults are AliTok-B's."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from omegaconf import II
 
@@ -23,17 +23,21 @@ class GeneratorExperiment(ExperimentSettings):
     log_every: int = 1000
     log_grad_norm_every: int = option(1000, "steps between log lines with the gradient norm", min=0)
     generate_every: int = option(5000, "steps between grids of samples; 0: none", min=0)
-    resume: Any = False
-    generator_checkpoint: str | None = option(None, "sampling: weights of the generator")
-    tokenizer_checkpoint: str = option("weights/AliTok.pth", "weights of the tokenizer, for samples and previews")
+    resume: str | None = "false"
+    generator_checkpoint: str | None = option(None, "sampling: weights of the generator", path="read")
+    tokenizer_checkpoint: str = option(
+        "weights/AliTok.pth", "weights of the tokenizer, for samples and previews", path="read"
+    )
 
 
 @dataclass
 class CodeData(DataSettings):
     """`dataset.params`"""
 
-    pretokenization: str | None = option("cache_alitok", "token cache of the training split; null: encode data_path")
-    pretokenization_val: str | None = option(None, "token cache of held-out images, for val_loss")
+    pretokenization: str | None = option(
+        "cache_alitok", "token cache of the training split; null: encode data_path", path="read"
+    )
+    pretokenization_val: str | None = option(None, "token cache of held-out images, for val_loss", path="read")
     data_path: str | None = None
 
 

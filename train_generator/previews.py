@@ -1,7 +1,6 @@
 """Grids of samples during a training."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from train_generator.config import ARConfig
 from training.logging import Logger
 from utils.errors import first_line
 from utils.images import grid, preview_scale
+from utils.weights import weights_file
 
 MAX_CLASSES = 10
 IMAGES_PER_CLASS = 4
@@ -31,7 +31,7 @@ class Previews:
         also what encodes images if there is no cache. Raises UserError.
         """
         experiment = config.experiment
-        path, cached = Path(experiment.tokenizer_checkpoint), config.dataset.params.pretokenization
+        path, cached = weights_file(experiment.tokenizer_checkpoint), config.dataset.params.pretokenization
         self.accelerator, self.sharded = accelerator, sharded
         self.every = experiment.generate_every
         self.seed = config.model.generator.seed

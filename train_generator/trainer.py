@@ -1,7 +1,6 @@
 """Train a generator on the codes of a tokenizer."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from training.optimizer import make_adamw, set_learning_rate
 from training.peak_flops import matmul_peak
 from training.state import TrainState
 from utils.errors import UserError
+from utils.weights import weights_file
 
 CURVES = (
     ("loss", "val_loss"),
@@ -149,7 +149,7 @@ class GeneratorTrainer:
             )
 
     def _check_agreement(self) -> None:
-        tokenizer = Path(self.config.experiment.tokenizer_checkpoint)
+        tokenizer = weights_file(self.config.experiment.tokenizer_checkpoint)
         facts = {
             "the starting step": str(self.state.step),
             "the data": self.data.training.fingerprint(),

@@ -21,7 +21,9 @@ class TokenizerExperiment(ExperimentSettings):
     project: str = "alitok-tokenizer"
     name: str = "tokenizer"
     milestone_every: int = 50000
-    init_from: str | None = option(None, "weights of an earlier stage to start from; stage 2 needs those of stage 1")
+    init_from: str | None = option(
+        None, "weights of an earlier stage to start from; stage 2 needs those of stage 1", path="read"
+    )
 
 
 @dataclass
@@ -41,7 +43,7 @@ class ImageDataSection:
 @dataclass
 class ValidationSettings:
     inception_checkpoint: str | None = option(
-        None, "weights for rFID; null: those in weights/ or torch's hub cache, else no rFID"
+        None, "weights for rFID; null: those in weights/ or torch's hub cache, else no rFID", path="read"
     )
     min_codebook_usage: float = option(
         0.5, "warn if the validation images use a smaller fraction of the codebook", min=0

@@ -21,8 +21,12 @@ class LossSettings:
     perceptual_model: str = option(
         "convnext_small", "classifier of the logit loss: of torchvision, of timm, or small_classifier"
     )
-    perceptual_checkpoint: str | None = option(None, "its weights; null: torch's hub cache, else a download")
-    lpips_checkpoint: str | None = option(None, "VGG16 weights for LPIPS; null: torch's hub cache, else a download")
+    perceptual_checkpoint: str | None = option(
+        None, "its weights; null: torch's hub cache, else a download", path="read"
+    )
+    lpips_checkpoint: str | None = option(
+        None, "VGG16 weights for LPIPS; null: torch's hub cache, else a download", path="read"
+    )
     random_weights: bool = option(False, "untrained perceptual networks, only for tests")
     discriminator_factor: float = option(0.1, "scales both adversarial losses", min=0)
     discriminator_weight: float = option(0.05, "scales the tokenizer's adversarial loss once more", min=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
@@ -23,20 +23,24 @@ from training.checkpoint_files import (
 )
 from training.fsdp import full_state, load_optimizer_state, optimizer_state
 from training.state import TrainState
+from utils.atomic import write_text
 from utils.config import option
 from utils.errors import UserError, first_line
-from utils.folder_lock import exclusive_lock
-from utils.weights import export_weights, load_strict
+from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
+from utils.weights import WRITTEN_FILES, export_weights, load_strict
 
-LOCK_TIMEOUT = 120  # seconds; after a machine dies, a network file system holds its locks for about 90
+CONFIG_FILE = "config.yaml"
+CONFIG_HEADER = "# All values of this training, which writes this file again at each start.\n"
 
 
 @dataclass
 class CheckpointSettings:
     """Part of `experiment`."""
 
-    output_dir: str = option(MISSING, "folder for checkpoints, logs and final weights")
-    resume: Any = option("auto", "auto: from the newest checkpoint in output_dir | path of a checkpoint | false")
+    output_dir: str = option(MISSING, "folder for checkpoints, logs and final weights", path="write")
+    resume: str | None = option(
+        "auto", "auto: from the newest checkpoint in output_dir | path of a checkpoint | false", path="read"
+    )
     save_every: int = option(5000, "steps between checkpoints", min=1)
     keep_checkpoints: int = option(2, "older ones are removed, except milestones", min=1)
     milestone_every: int = option(0, "steps between checkpoints that are never removed; 0: none", min=0)
@@ -54,8 +58,11 @@ class Checkpointer:
         self.accelerator = accelerator
         self.sharded = sharded
         self.output_dir = Path(settings.output_dir)
-        self.lock = ExitStack()  # lock of the output folder, from before a resume to the end of the run
+        self.lock = ExitStack()  # lock of the output folder, to the end of the run
         self._saved: dict[str, Any] = {}  # the checkpoint's state, kept until the optimizers are loaded
+        if accelerator.is_main_process:  # before the work, and before reading: another run may be writing
+            self.lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
+        accelerator.wait_for_everyone()
 
     # -- resume -----------------------------------------------------------------------------------
 
@@ -67,15 +74,12 @@ class Checkpointer:
         return True
 
     def resume_models(self) -> bool:
-        """Lock the output folder, then load weights and counters of the checkpoint to resume from, if there is one.
+        """Load weights and counters of the checkpoint to resume from, if there is one.
 
         Models that the checkpoint lacks keep their initial weights: a configuration may add the GAN or the
         moving average later. Raises UserError if the checkpoint was trained on codes of another tokenizer,
         or with other names of the classes.
         """
-        if self.accelerator.is_main_process:  # before reading: another run may be writing
-            self.lock.enter_context(exclusive_lock(self.output_dir, LOCK_TIMEOUT))
-        self.accelerator.wait_for_everyone()
         folder = find_resume(self.settings.resume, self.output_dir)
         if folder is None:
             return False
@@ -122,14 +126,26 @@ class Checkpointer:
             self.accelerator.scaler.load_state_dict(self._saved["scaler"])
         self._saved = {}
 
-    def require_newest(self) -> None:
-        """Raise UserError if the output folder has a checkpoint of a later step, which this run would mix with."""
+    def require_own_folder(self) -> None:
+        """Raise UserError if the run would mix with checkpoints of a later step, or replace files of something else."""
         later = [p.name for p in list_checkpoints(self.output_dir) if checkpoint_step(p) > self.state.step]
         if later:
             raise UserError(
                 f"{self.output_dir} holds a checkpoint of a later step ({later[-1]}): set experiment.resume=auto to"
                 " resume from it, remove it, or choose another experiment.output_dir"
             )
+        config = self.output_dir / CONFIG_FILE
+        foreign = [path for name in WRITTEN_FILES if (path := self.output_dir / name).exists()]
+        foreign += [config] if config.exists() and not config.read_bytes().startswith(CONFIG_HEADER.encode()) else []
+        if self.state.step == 0 and foreign:
+            raise UserError(
+                f"{foreign[0]} is there and not of this training, which starts fresh and would replace it: move it"
+                " away, or choose another experiment.output_dir"
+            )
+
+    def write_config(self, config: Any) -> None:
+        """Record all values of the configuration in the output folder; on the main process."""
+        write_text(self.output_dir / CONFIG_FILE, CONFIG_HEADER + OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     # -- save -------------------------------------------------------------------------------------
 

@@ -89,17 +89,18 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(p for p in found if re.fullmatch(r"step_\d{8}", p.name) and (p / STATE_FILE).is_file())
 
 
-def find_resume(resume: Any, output_dir: str | Path) -> Path | None:
+def find_resume(resume: str | None, output_dir: str | Path) -> Path | None:
     """The checkpoint that `experiment.resume` names: auto | PATH | false.
 
     `auto` is the newest one in `output_dir`, or None for a fresh start.
     """
-    if resume in (None, False, "false", "no", ""):
+    resume = resume or "false"
+    if resume.lower() in ("false", "no", "off", "none", "null"):
         return None
-    if resume in (True, "auto", "true"):
+    if resume.lower() in ("auto", "true", "yes", "on"):
         found = list_checkpoints(output_dir)
         return found[-1] if found else None
-    path = Path(str(resume))
+    path = Path(resume)
     if not (path / STATE_FILE).is_file():
         raise UserError(f"experiment.resume: {path} is not a checkpoint folder (it has no {STATE_FILE})")
     return path
@@ -110,8 +111,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{folder / STATE_FILE} is damaged ({first_line(error)}); remove {folder}") from error
-    if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project")
+    if not isinstance(state, dict) or not state.keys() >= {"step", "samples_seen", "skipped_steps", "undecodable"}:
+        raise UserError(f"{folder / STATE_FILE} is not the state of a training of this project; remove {folder}")
     return state
 
 
@@ -120,4 +121,7 @@ def has_weights(folder: Path, name: str) -> bool:
 
 
 def load_checkpoint_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    return read_state_dict(folder / f"{name}.safetensors")
+    try:
+        return read_state_dict(folder / f"{name}.safetensors")
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder} to resume from an earlier checkpoint") from error

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from utils.config import option
 from utils.cpu import tune_for_cpu
+from utils.environment import joining_processes, require_known_environment
 from utils.errors import UserError
 
 MAX_CHARACTERS_IN_ERROR = 200  # of each conflicting value
@@ -36,16 +37,18 @@ def build_accelerator(settings: ProcessSettings) -> Accelerator:
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.mixed_precision=fp16 needs a GPU; choose bf16 or no")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.enable_tf32
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[
-            # Gradients are views of the communication buckets. Buffers are not broadcast: they are constants, or
-            # every rank computes the same ones.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-        ],
-    )
+    require_known_environment(settings.mixed_precision)
+    with joining_processes():
+        accelerator = Accelerator(
+            mixed_precision=settings.mixed_precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[
+                # Gradients are views of the communication buckets. Buffers are not broadcast: they are constants, or
+                # every rank computes the same ones.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+            ],
+        )
     if accelerator.device.type == "cpu":
         tune_for_cpu()
     set_seed(settings.seed)  # the same initial weights on every rank
@@ -91,7 +94,8 @@ def require_agreement(accelerator: Accelerator, facts: dict[str, str], advice: s
     if accelerator.num_processes == 1:
         return
     ours = {
-        name: (hashlib.sha256(text.encode()).digest(), text[:MAX_CHARACTERS_IN_ERROR]) for name, text in facts.items()
+        name: (hashlib.sha256(text.encode(errors="surrogateescape")).digest(), text[:MAX_CHARACTERS_IN_ERROR])
+        for name, text in facts.items()
     }
     everyone = gather_object([ours])
     details = {}

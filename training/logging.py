@@ -78,6 +78,7 @@ class Logger:
             return wandb.init(**chosen, config=config, settings=settings)
         except Exception as error:
             print(f"warning: wandb cannot be reached ({first_line(error)}); logging offline, see `wandb sync`")
+            wandb.teardown()  # the failed run keeps its id in use
             return wandb.init(**chosen, config=config, mode="offline")
 
     def _run_id(self) -> str:
@@ -140,14 +141,16 @@ def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl by step.
 
     A step that a killed run and then the resumed run logged appears once, with the values of the resumed
-    run. A line that a kill cut off is skipped.
+    run. A line that a kill cut off or a disk damaged is skipped.
     """
     rows: dict[tuple, dict[str, Any]] = {}
     path = Path(output_dir) / LOG_FILE
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except ValueError:
+            continue
+        if not isinstance(row, dict) or "step" not in row:
             continue
         rows[(row["step"], tuple(sorted(row)))] = row
     return sorted(rows.values(), key=lambda row: row["step"])

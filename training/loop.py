@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from training.checkpoint import Checkpointer
@@ -16,7 +15,7 @@ from training.guard import StepGuard
 from training.logging import Logger
 from training.meters import StepStats
 from training.plots import plot_curves
-from training.preemption import StopRequest
+from training.preemption import StoppedWaiting, StopRequest
 from training.source_fingerprint import source_fingerprint
 from utils.config import flatten_keys, option
 from utils.weights import exported_step
@@ -78,10 +77,10 @@ def train(
     if state.step >= total_steps and exported_step(output_dir) == state.step:
         accelerator.print(f"{output_dir} is trained already ({state.step} steps)")
         return
-    checkpointer.require_newest()
+    checkpointer.require_own_folder()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        OmegaConf.save(OmegaConf.structured(config), output_dir / "config.yaml")
+        checkpointer.write_config(config)
     logger = Logger(
         output_dir,
         asdict(config),
@@ -106,7 +105,14 @@ def train(
             _plot(checkpointer, curves, experiment.name)
         while state.step < total_steps:
             start = time.perf_counter()
-            micro_batches = next(batches)
+            try:
+                with stop.waiting_for_data():
+                    micro_batches = next(batches)
+            except StoppedWaiting:
+                # Other ranks may be inside the step, so only a single process can save.
+                if accelerator.num_processes == 1 and state.step and guard.bad_in_a_row == 0:
+                    checkpointer.save(required=True)
+                break
             waited = time.perf_counter() - start
             values = train_step(micro_batches)
             stats.add(per_step, waited, **values)

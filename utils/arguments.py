@@ -2,14 +2,30 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.limits import broken_limit
+
+
+def number(kind: type, **limits: Any) -> Callable[[str], Any]:
+    """A type for argparse: int or float within `limits` (min, above, max, below), never NaN or infinite."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if broken := broken_limit(value, limits):
+            raise argparse.ArgumentTypeError(broken)
+        return value
+
+    read.__name__ = kind.__name__  # argparse names it in the message for a text that is no number
+    return read
 
 
 def at_least(least: int) -> Callable[[str], int]:
     """A type for argparse: integers from `least` on."""
+    return number(int, min=least)
 
-    def integer(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"is {value}; it must be at least {least}")
-        return value
 
-    return integer
+def file_path(text: str) -> Path:
+    """A type for argparse: a path, with the home folder in place of ~."""
+    return Path(text).expanduser()

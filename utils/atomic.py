@@ -5,49 +5,64 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from utils.errors import UserError, WriteError, first_line
+
+
+def part_of(path: Path) -> Path:
+    """The temporary path of a file or folder that is being written."""
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, remove: Callable[[Path], Any]) -> Iterator[None]:
+    """If the block fails, remove the partial file: it would keep a full disk full. Raises WriteError for an OSError."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            remove(part_of(path))
+        if isinstance(error, OSError) and not isinstance(error, WriteError):
+            raise WriteError(f"{path} could not be written ({error.strerror or error})") from error
+        raise
+
 
 @contextmanager
 def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
-    """Yield a temporary path; on success flush that file to disk and rename it to `path`.
+    """Yield a temporary path; on success flush that file to disk and rename it to `path`. Raises WriteError.
 
     flush: False for one of many small files, where the caller calls `os.sync` once after the last.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
+    with _whole_or_not_at_all(path, Path.unlink):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(path)
         yield part
         if flush:
             flush_to_disk(part)
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)  # a partial file would keep a full disk full
-        raise
-    if flush:
-        flush_to_disk(path.parent)
+        if flush:
+            flush_to_disk(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; on success flush its files to disk and rename it to `path`."""
-    part = path.with_name(f"{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-    part.mkdir(parents=True)
-    try:
+    """Yield an empty temporary folder; on success flush its files and rename it to `path`. Raises WriteError."""
+    part = part_of(path)
+    with _whole_or_not_at_all(path, partial(shutil.rmtree, ignore_errors=True)):
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        part.mkdir(parents=True)
         yield part
         os.sync()
         os.replace(part, path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -57,11 +72,23 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
 
 
 def write_text(path: str | Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """UTF-8; bytes in file names that are none are written as they are."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """An object that `write_json` wrote. Raises UserError that says which file to remove if it is damaged."""
+    try:
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): remove it and run again") from error
+    return content
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

@@ -7,7 +7,6 @@ configuration is made of such dataclasses. A YAML file says what differs from th
 another file that its key `base` names.
 """
 
-import operator
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, is_dataclass
@@ -19,13 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from utils.errors import UserError, first_line, nearest
+from utils.limits import broken_limit, describe_limits
+from utils.yaml_files import parse_yaml, read_yaml, resolve_path
 
-LIMITS = {
-    "min": (operator.ge, "at least"),
-    "above": (operator.gt, "above"),
-    "max": (operator.le, "at most"),
-    "below": (operator.lt, "below"),
-}
 HELP_COLUMN = 44  # where `--help` starts its comments
 
 
@@ -33,8 +28,9 @@ def option(default: Any, help: str, **limits: Any) -> Any:
     """A field of a settings dataclass.
 
     default: MISSING if the user must set it. limits: `min`, `max` (inclusive), `above`, `below` (exclusive),
-    `choices` (allowed values), or `registry` (a `utils.registry.Registry`: the value is the settings of the
-    part that its key `name` chooses). A subclass may give the field another default without repeating this.
+    `choices` (allowed values), `path` ("read": see `resolve_path`; "write": only ~ is replaced), or `registry` (a
+    `utils.registry.Registry`: the value is the settings of the part that its key `name` chooses).
+    A subclass may give the field another default without repeating this.
     """
     metadata = {"help": help, **limits}
     if isinstance(default, list | dict):
@@ -69,31 +65,11 @@ def registry_sections(schema_class: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: str | Path) -> DictConfig:
-    """A YAML file merged over the file that its key `base` names, relative to its own folder. Raises UserError."""
-    path = Path(path)
-    if not path.is_file():
-        hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
-        raise UserError(f"configuration file not found: {path}{hint}")
-    try:
-        loaded = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path} holds no mapping of keys")
-    base = loaded.pop("base", None)
-    return loaded if base is None else OmegaConf.merge(read_yaml(path.parent / base), loaded)
-
-
-def with_bases(path: str | Path) -> list[Path]:
-    """A YAML file and the files that it is based on."""
-    path = Path(path)
-    base = OmegaConf.load(path).get("base") if path.is_file() else None
-    return [path] if base is None else [path, *with_bases(path.parent / base)]
-
-
 def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], source: str) -> DictConfig:
-    """Defaults, then `given`, then `overrides` ("dotted.key=value"), typed and checked. Raises UserError."""
+    """Defaults, then `given`, then `overrides` ("dotted.key=value"), typed and checked. Raises UserError.
+
+    source: the file that `given` was read from. A key of text holds what was typed, letter for letter.
+    """
     schema = _schema(schema_class, given, overrides)
     try:
         config = OmegaConf.merge(schema, given)
@@ -109,6 +85,7 @@ def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], sou
     if unset:
         raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
     check_limits(config)
+    _resolve_paths(config, given, source)
     return config
 
 
@@ -163,7 +140,7 @@ def help_lines(config: DictConfig, indent: int = 0) -> Iterator[str]:
 
 def _explanation(settings_class: Any, name: str) -> str:
     metadata = option_metadata(settings_class, name) if is_dataclass(settings_class) else {}
-    ranges = [f"{words} {metadata[key]}" for key, (_, words) in LIMITS.items() if key in metadata]
+    ranges = describe_limits(metadata)
     if "choices" in metadata:
         ranges.append(" | ".join(map(_as_yaml, metadata["choices"])))
     return metadata.get("help", "") + (f" ({', '.join(ranges)})" if ranges else "")
@@ -201,17 +178,26 @@ def check_limits(config: DictConfig | ListConfig, prefix: str = "") -> None:
         if not is_dataclass(settings_class):
             continue
         metadata = option_metadata(settings_class, name)
-        for limit, (holds, words) in LIMITS.items():
-            for number in value if isinstance(value, ListConfig) else [value]:
-                if limit in metadata and isinstance(number, int | float) and not holds(number, metadata[limit]):
-                    raise UserError(f"{key} is {number}; it must be {words} {metadata[limit]}")
-        if value == "False" and "no" in metadata.get("choices", ()):
-            config[name] = value = "no"  # YAML reads an unquoted `no` as false
+        for number in value if isinstance(value, ListConfig) else [value]:
+            if broken := broken_limit(number, metadata):
+                raise UserError(f"{key} {broken}")
         if "choices" in metadata and value not in metadata["choices"]:
             raise UserError(
                 f"{key} is '{value}'{nearest(str(value), map(str, metadata['choices']))}"
                 f" (choose {' | '.join(map(str, metadata['choices']))})"
             )
+
+
+def _resolve_paths(config: DictConfig, given: DictConfig, source: str, prefix: str = "") -> None:
+    """Replace ~ in paths, and those in `given` by what `resolve_path` finds."""
+    for name in config:
+        value, key = config[name], f"{prefix}{name}"
+        if isinstance(value, DictConfig):
+            _resolve_paths(value, given, source, f"{key}.")
+        elif isinstance(value, str) and (use := option_metadata(OmegaConf.get_type(config), name).get("path")):
+            in_file = use == "read" and OmegaConf.select(given, key) == value
+            value = str(Path(value).expanduser())
+            config[name] = resolve_path(value, source) if in_file else value
 
 
 def _schema(schema_class: type, given: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -228,7 +214,7 @@ def _schema(schema_class: type, given: DictConfig, overrides: Sequence[str]) -> 
 def _override(config: DictConfig, item: str, schema: DictConfig) -> None:
     key, _, value = item.partition("=")
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        parsed = _typed(config, key, value)
         if isinstance(OmegaConf.select(config, key), DictConfig) and parsed is None:
             raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
         OmegaConf.update(config, key, parsed, merge=True)
@@ -236,6 +222,17 @@ def _override(config: DictConfig, item: str, schema: DictConfig) -> None:
         raise _explain(error, schema, "the command line") from error
     except (yaml.YAMLError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
+
+
+def _typed(config: DictConfig, key: str, value: str) -> Any:
+    """The value of an override: as typed if the key holds text, without quotes around it; else as in a YAML file."""
+    parent, _, name = key.rpartition(".")
+    owner = OmegaConf.get_type(OmegaConf.select(config, parent) if parent else config)
+    hint = get_type_hints(owner).get(name) if is_dataclass(owner) else None
+    if hint not in (str, str | None):
+        return parse_yaml(value)
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return parse_yaml(value) if quoted or (value in ("", "null", "~") and hint is not str) else value
 
 
 def _dotted_keys(node: DictConfig, prefix: str = "") -> list[str]:

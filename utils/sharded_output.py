@@ -5,15 +5,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from utils.atomic import write_json
+from utils.atomic import read_json, write_json
 from utils.errors import UserError
+from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
 
 VISIBILITY_TIMEOUT = 60.0  # seconds for a shared file system to show the files of other machines
 MAX_VALUE_CHARACTERS = 40  # of a differing value in an error
@@ -62,10 +63,18 @@ class ShardedOutput:
         """The items of a shard."""
         return range(self.num_items)[shard * self.shard_size : (shard + 1) * self.shard_size]
 
+    @contextmanager
+    def locked(self, state: PartialState) -> Iterator[None]:
+        """Hold the lock of the folder during the block; every process enters it, before `prepare`. Raises UserError."""
+        with exclusive_lock(self.record.parent, LOCK_TIMEOUT) if state.is_main_process else nullcontext():
+            state.wait_for_everyone()  # what is there may have changed while the main process waited for the lock
+            yield
+
     def prepare(self, main: bool = True) -> bool:
         """Check the identity of what is there, or record it. Returns whether the output is complete.
 
-        Every process calls it; only the main one writes. Raises UserError with the first difference.
+        Every process calls it; only the main one writes. Raises UserError with the first difference, for
+        files of something else, and if the disk is too small.
         """
         if self.record.is_file():
             self._check_identity(self.record)
@@ -75,17 +84,32 @@ class ShardedOutput:
             return True
         if self.plan.is_file():
             self._check_identity(self.plan)
+        elif main and not self.record.is_file() and not self.progress.is_dir() and (foreign := self.remains()):
+            raise UserError(f"{foreign[0]} is there and was not made by this program: choose another place")
         if main:
             with explain_write_errors(self.plan):
                 write_json(self.plan, self.identity)
+        folder = next(path for path in self.plan.parents if path.is_dir())
+        needed, free = self.bytes_needed(), shutil.disk_usage(folder).free
+        if free < needed:
+            raise UserError(f"{self.record.parent}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
         return False
+
+    def bytes_needed(self) -> int:
+        """What the missing shards and the result take on the disk, at least."""
+        return 0
+
+    def remains(self) -> list[Path]:
+        """Files and folders that are there where this output writes. If nothing is begun yet, they are foreign."""
+        return []
 
     def _check_identity(self, path: Path) -> None:
         try:
-            earlier = json.loads(path.read_text())
-            differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove {self.record.parent}") from error
+            earlier = read_json(path)
+        except UserError as error:
+            also = [str(other) for other in self.remains() if other != path] if path == self.record else []
+            raise UserError(", and also ".join([str(error), *also])) from error
+        differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
         if differing:
             name = differing[0]
             raise UserError(
@@ -134,8 +158,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
         raise UserError(
-            f"{path} could not be written ({error}): free space and run the same command again, which keeps the"
+            f"{path} could not be written ({reason}): free space and run the same command again, which keeps the"
             " finished shards"
         ) from error
 

@@ -12,32 +12,49 @@ from torch import Tensor, nn
 
 from utils.atomic import atomic_path
 from utils.errors import UserError, first_line
+from utils.wrapped_weights import find_state_dict, load_tensors, without_prefixes
 
 EXPORTED_FILE = "model.safetensors"
+WRITTEN_FILES = ("pytorch_model.bin", EXPORTED_FILE)  # by `export_weights`
+FOLDER_FILES = ("ema.safetensors", EXPORTED_FILE, "pytorch_model.bin")  # weights in a folder, the first one there
 MAX_KEYS_IN_ERROR = 3  # of each kind
 MAX_QUOTED = 120  # characters of another library's message
+
+
+def weights_file(path: str | Path) -> Path:
+    """The path itself, or the weights in it if it is the folder of a training or of a checkpoint.
+
+    A checkpoint's moving average goes first. Raises UserError for a folder without weights.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [path / name for name in FOLDER_FILES if (path / name).is_file()]
+    if not found:
+        unfinished = sorted((path / "checkpoints").glob("step_*"))
+        hint = f"; the training is not finished, its newest checkpoint is {unfinished[-1]}" if unfinished else ""
+        raise UserError(f"{path} is a folder without weights ({EXPORTED_FILE}){hint}")
+    return found[0]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from anything torch.save wrote (.pth, .bin, .pt).
 
+    path: see `weights_file`. `utils.wrapped_weights` says what is found inside other mappings.
     Raises UserError if the file is missing, truncated or holds no state dict.
     """
-    path = Path(path)
+    path = weights_file(path)
     if not path.is_file():
         raise UserError(f"weights not found: {path} (README.md, 'Weights', says what goes where)")
     try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        content = (
+            safetensors.torch.load_file(path) if path.suffix == ".safetensors" else load_tensors(path, _is_zip(path))
+        )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged or not a checkpoint ({first_line(error)[:MAX_QUOTED]})") from error
     except Exception as error:  # torch raises pickle.UnpicklingError subclasses for foreign content
         raise UserError(f"{path} is not a checkpoint of plain tensors ({first_line(error)[:MAX_QUOTED]})") from error
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no state dict (a mapping of names to tensors)")
-    return dict(state)
+    return find_state_dict(content, path)
 
 
 def _is_zip(path: Path) -> bool:
@@ -62,11 +79,15 @@ def load_strict(
 ) -> None:
     """Load by name the keys that start with one of `prefixes`, by default all.
 
+    Names as other programs wrap them are unwrapped first (`without_prefixes`).
+
     Keys in `optional` may be missing from `state`, or be in it without being in the model.
-    Raises UserError that names `source`, missing and unexpected keys, and shapes that differ.
+    Raises UserError that names `source`, missing and unexpected keys, shapes that differ, and a tensor that
+    holds NaN or infinity.
     """
     own = {k: v for k, v in model.state_dict().items() if k.startswith(prefixes)}
     optional = set(optional)
+    state = without_prefixes(state, model.state_dict(), source)
     state = {k: v for k, v in state.items() if k.startswith(prefixes) and (k in own or k not in optional)}
     missing = [k for k in own if k not in state and k not in optional]
     unexpected = [k for k in state if k not in own]
@@ -82,9 +103,18 @@ def load_strict(
     ]
     if problems:
         raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
+    require_finite(state, source)
     meta = any(v.is_meta for v in own.values())
     # A model on the meta device has no storage to copy into: assign the tensors.
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False, assign=meta)
+
+
+def require_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise UserError that names `source` and its first tensor with NaN or infinity."""
+    for name, value in state.items():
+        # The extremes of a tensor with NaN are NaN; `isfinite` would make a copy of its size.
+        if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise UserError(f"{source} holds NaN or infinity in {name}: these weights are of no use, take others")
 
 
 def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | None = None) -> list[Path]:
@@ -95,7 +125,7 @@ def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | 
     """
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     metadata = {} if step is None else {"step": str(step)}
-    paths = [Path(folder) / name for name in ("pytorch_model.bin", EXPORTED_FILE)]
+    paths = [Path(folder) / name for name in WRITTEN_FILES]
     with atomic_path(paths[0]) as part:
         torch.save(state, part)
     with atomic_path(paths[1]) as part:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset.images import ImageList
 from dataset.token_cache.metadata import LAYOUTS, UNKNOWN, CacheMetadata
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from dataset.token_cache.writer import CacheWriter
-from utils.arguments import at_least
+from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
 
 CROPS = {10: "ten_crop", 2: "center_and_flip"}  # by number of views
@@ -50,26 +51,22 @@ def convert(cache: TokenCache, target: Path, metadata: CacheMetadata) -> None:
     images = ImageList(cache.path, metadata.classes, tuple(cache.paths()), cache.labels)
     metadata = replace(metadata, num_files=len(images), files_sha256=images.fingerprint(), skipped=())
     writer = CacheWriter(target, metadata, images)
-    if writer.prepare():
-        print(f"{target} is complete")
-        return
-    for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
-        codes = np.stack([cache.views(i) for i in writer.items(shard)])
-        if codes.min() < 0 or codes.max() >= metadata.codebook_size:
-            raise UserError(
-                f"{cache.path} holds codes from {codes.min()} to {codes.max()}, outside a codebook of"
-                f" {metadata.codebook_size}"
-            )
-        writer.write(shard, writer.items(shard), codes)
-    writer.finish()
+    with writer.locked(PartialState(cpu=True)):
+        if writer.prepare():
+            print(f"{target} is complete")
+            return
+        for shard in tqdm(writer.missing(), "shards", mininterval=1.0):
+            codes = np.stack([cache.views(i) for i in writer.items(shard)])
+            writer.write(shard, writer.items(shard), codes)
+        writer.finish()
     print(f"{target} is complete: {len(images)} images")
 
 
 @entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="SOURCE", help="token cache of any layout")
-    parser.add_argument("target", metavar="TARGET", type=Path, help="folder to write")
+    parser.add_argument("source", metavar="SOURCE", type=file_path, help="token cache of any layout")
+    parser.add_argument("target", metavar="TARGET", type=file_path, help="folder to write")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed", help="of TARGET (default: packed)")
     only = "only if SOURCE has no metadata.json: "
     parser.add_argument("--codebook_size", type=at_least(1), help=f"{only}codes are below this")

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
@@ -25,6 +25,7 @@ from modeling.interfaces import Tokenizer
 from modeling.layers.precision import autocast, full_float32
 from utils.errors import UserError
 from utils.sharded_output import ShardedOutput, background_writer
+from utils.workers import Loader
 
 MAX_FILES_IN_ERROR = 5
 
@@ -104,9 +105,14 @@ def pretokenize(
     they are to be skipped, after all other shards are written.
     """
     writer = CacheWriter(folder, metadata, images)
-    if writer.prepare(state.is_main_process):
-        state.print(f"{folder} is complete")
-        return
+    with writer.locked(state):
+        if writer.prepare(state.is_main_process):
+            state.print(f"{folder} is complete")
+        else:
+            _encode_missing(tokenizer, writer, settings, state)
+
+
+def _encode_missing(tokenizer: Tokenizer, writer: CacheWriter, settings: EncodeSettings, state: PartialState) -> None:
     bad_files = gather_object(encode_shards(tokenizer, writer, writer.claim(state), settings, state))
     if bad_files:
         some = "; ".join(bad_files[:MAX_FILES_IN_ERROR])
@@ -118,7 +124,7 @@ def pretokenize(
     if state.is_main_process:
         complete = writer.finish()
         without = f", without {len(complete.skipped)} that cannot be decoded" if complete.skipped else ""
-        print(f"{folder} is complete: {complete.num_images} images{without}")
+        print(f"{writer.folder} is complete: {complete.num_images} images{without}")
     state.wait_for_everyone()
 
 
@@ -126,7 +132,7 @@ def encode_shards(
     tokenizer: Tokenizer, writer: CacheWriter, shards: list[int], settings: EncodeSettings, state: PartialState
 ) -> list[str]:
     """Encode and write some shards. Returns the undecodable files that keep their shards unwritten."""
-    loader = DataLoader(
+    loader = Loader(
         SourceCrops(writer.images, source_size(writer.metadata.image_size, writer.metadata.ten_crop)),
         sampler=split_into_batches(writer, shards, settings.batch_size),
         batch_size=None,  # the dataset makes a whole batch at a time

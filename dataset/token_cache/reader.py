@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from tqdm import tqdm
 
 from dataset.listing import describe, files_below, subfolders
 from dataset.token_cache.jsonl import JsonlTokenCache
@@ -38,8 +39,8 @@ def _load_array(folder: Path, path: Path, mmap_mode: str | None = None) -> np.nd
 
 def _read_paths(folder: Path) -> list[str]:
     try:
-        return (folder / PATHS_FILE).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return (folder / PATHS_FILE).read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
+    except OSError as error:
         raise _damaged(folder, error) from error
 
 
@@ -60,9 +61,13 @@ class _CacheFolder:
     num_codes: int
     codebook_size: int | None  # None if unknown
     num_classes: int
+    code_limit: int | None = None  # codes are below; set by `require_fit`
 
     def require_fit(self, num_codes: int, codebook_size: int, num_classes: int) -> None:
-        """Raise UserError unless the codes fit a tokenizer and a generator with these sizes."""
+        """Raise UserError unless codes and labels fit a tokenizer and a generator with these sizes.
+
+        The published layout has a file for each image: its codes are compared with the codebook when they are read.
+        """
         for what, there, expected, fits in (
             ("codes per image", self.num_codes, num_codes, self.num_codes == num_codes),
             ("codebook size", self.codebook_size, codebook_size, self.codebook_size in (None, codebook_size)),
@@ -72,6 +77,19 @@ class _CacheFolder:
                 raise UserError(
                     f"token cache {self.path} does not fit: {what} {there} there, {expected} in the configuration"
                 )
+        strange = np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))
+        if len(strange):
+            row = strange[0]
+            raise _damaged(self.path, f"the label of {self.paths()[row]} is {self.labels[row]}")
+        self.code_limit = codebook_size
+        self._require_codes_in_codebook()
+
+    def _require_codes_in_codebook(self) -> None:
+        pass
+
+    def _outside_codebook(self, row: int, codes: np.ndarray) -> UserError:
+        outside = codes[(codes < 0) | (codes >= self.code_limit)][0]
+        return _damaged(self.path, f"{self.paths()[row]} has the code {outside}, the codebook has {self.code_limit}")
 
 
 class PackedTokenCache(_CacheFolder):
@@ -93,6 +111,12 @@ class PackedTokenCache(_CacheFolder):
         found = (self.starts[-1], *self.shards[0].shape[1:])
         if found != expected or len(self.labels) != expected[0]:
             raise _damaged(folder, f"the shape of the codes is {found}, {expected} in {METADATA_FILE}")
+
+    def _require_codes_in_codebook(self) -> None:
+        for start, codes in zip(self.starts, tqdm(self.shards, "codes", leave=False, delay=5), strict=False):
+            if codes.max() >= self.code_limit:
+                row = int((codes >= self.code_limit).any((1, 2)).argmax())
+                raise self._outside_codebook(start + row, codes[row])
 
     def __reduce__(self) -> tuple:
         """Data workers that are not forked open the files themselves: pickle would copy all codes."""
@@ -151,9 +175,12 @@ class NpzTokenCache(_CacheFolder):
         path = self.path / f"{self._paths[index]}.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return arrays["codes"]
+                codes = arrays["codes"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise UserError(f"{path} holds no codes ({error})") from error
+        if self.code_limit is not None and not (codes.min() >= 0 and codes.max() < self.code_limit):
+            raise self._outside_codebook(index, codes)
+        return codes
 
     def codes(self, index: int, view: int) -> np.ndarray:
         """(T,) int64."""

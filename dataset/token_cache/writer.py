@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -21,11 +20,12 @@ from dataset.token_cache.metadata import (
     CacheMetadata,
     packed_path,
 )
-from utils.atomic import atomic_path, write_atomically, write_json, write_npy, write_text
+from utils.atomic import atomic_path, read_json, write_atomically, write_json, write_npy, write_text
 from utils.errors import UserError
 from utils.sharded_output import ShardedOutput, explain_write_errors
 
 MAX_PACKED_CODEBOOK = 2**16
+MAX_NAME_BYTES = 255  # of Linux's file systems
 
 
 class CacheWriter(ShardedOutput):
@@ -41,6 +41,12 @@ class CacheWriter(ShardedOutput):
                 f"the packed layout holds 16-bit codes, too few for a codebook of {metadata.codebook_size}:"
                 " choose the layout npz"
             )
+        for path in images.paths:
+            name_bytes = len(os.fsencode(os.path.basename(path)))
+            if "\n" in path or (metadata.layout == "npz" and name_bytes + len(".npz.part") > MAX_NAME_BYTES):
+                raise UserError(
+                    f"{images.root}: the name {path!r} has a line break or is too long for a cache: rename it"
+                )
         super().__init__(
             folder / METADATA_FILE,
             folder / PROGRESS_FOLDER,
@@ -51,6 +57,14 @@ class CacheWriter(ShardedOutput):
         self.folder = folder
         self.metadata = metadata
         self.images = images
+
+    def remains(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("[!.]*") if path != self.progress)
+
+    def bytes_needed(self) -> int:
+        missing = sum(len(self.items(shard)) for shard in self.missing())
+        bytes_per_code = 2 if self.metadata.layout == "packed" else 8
+        return missing * self.metadata.num_views * self.metadata.num_codes * bytes_per_code
 
     def write(self, shard: int, indices: Sequence[int], codes: np.ndarray, skipped: Sequence[int] = ()) -> None:
         """Write the codes (n, V, T) of the images at `indices`, and mark the shard as finished.
@@ -81,7 +95,7 @@ class CacheWriter(ShardedOutput):
     def finish(self) -> CacheMetadata:
         """Write labels, paths and checksums, and last the metadata, which mark the cache as complete."""
         self.wait_for_shards()
-        records = [json.loads(self.shard_file(shard).read_text()) for shard in range(self.num_shards)]
+        records = [read_json(self.shard_file(shard)) for shard in range(self.num_shards)]
         skipped = {path: None for record in records for path in record["skipped"]}
         kept = [i for i, path in enumerate(self.images.paths) if path not in skipped]
         metadata = replace(self.metadata, skipped=tuple(skipped))

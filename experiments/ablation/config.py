@@ -38,9 +38,9 @@ class Variant(Overrides):
 
 @dataclass
 class AblationConfig:
-    output_dir: str = option(MISSING, "folder of all results")
-    data_path: str = option(MISSING, "folder with train/<class>/<file> and val/<class>/<file>")
-    seeds: list[int] = option([0, 1, 2], "of weights, data order and sampling noise", min=0)
+    output_dir: str = option(MISSING, "folder of all results", path="write")
+    data_path: str = option(MISSING, "folder with train/<class>/<file> and val/<class>/<file>", path="read")
+    seeds: list[int] = option([0, 1, 2], "of weights, data order and sampling noise", min=0, below=2**32)
     jobs: int = option(
         1, "jobs at a time, each with a share of the cores, or a GPU of its own if there are several", min=1
     )

@@ -4,7 +4,6 @@ python -m experiments.quickstart.report --data_path data/fashion_mnist --output 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from evaluation.pictures import all_images, class_names, class_rows, reconstruct
 from experiments.job_runner import job_seconds
 from training.logging import last_logged
 from training.plots import plot_runs
-from utils.atomic import write_json
+from utils.atomic import read_json, write_json
 from utils.errors import entry_point
 from utils.images import labelled_rows, save_png
 
@@ -75,7 +74,7 @@ def main() -> None:
     save_png(labelled_rows(rows, class_names(held_out)), output / "samples.png")
     plot_runs({run: output / run for run, _ in PANELS}, PANELS, output / "curves.png")
 
-    evaluation = json.loads((output / "evaluation.json").read_text())
+    evaluation = read_json(output / "evaluation.json")
     metrics = {
         "val_psnr_stage1": last_logged(output / "tokenizer_stage1", "val_psnr"),
         "val_psnr_stage2": last_logged(output / "tokenizer_stage2", "val_psnr"),

@@ -37,7 +37,7 @@ class GeneratorConfig:
     guidance_scale: float = option(16.0, "guidance scale at the last code; 0: no guidance")
     guidance_scale_pow: float = option(1.8, "power of the guidance schedule; larger: the scale stays low longer")
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, more time")
-    seed: int = option(42, "seed of the sampling noise")
+    seed: int = option(42, "seed of the sampling noise", min=0, below=2**63)
 
 
 class Attention(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.weights import require_finite
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
@@ -22,6 +23,7 @@ class Inception(nn.Module):
     def __init__(self, state: Mapping[str, Tensor], source: str | Path):
         """state: torch-fidelity's state dict, read from the file `source`. Raises UserError if it does not fit."""
         super().__init__()
+        require_finite(state, source)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         file = io.BytesIO()  # torch-fidelity only accepts a file, and would unpickle anything from a path

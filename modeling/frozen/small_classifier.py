@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from utils.atomic import atomic_path
 from utils.errors import UserError
+from utils.weights import load_strict, read_state_dict
 
 SPATIAL_CHANNELS = 7  # ADM's number for sFID
 
@@ -58,9 +59,9 @@ def read_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
         with safetensors.safe_open(str(path), "pt") as file:
             info = json.loads(file.metadata()["classifier"])
         network = Classifier(info["num_classes"])
-        network.load_state_dict(safetensors.torch.load_file(str(path)))
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a file of evaluation/train_classifier.py ({error})") from error
+    load_strict(network, read_state_dict(path), path)
     return network.eval(), info
 
 

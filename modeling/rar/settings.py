@@ -23,7 +23,7 @@ class RARConfig:
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     randomness_anneal_start: int = option(125_000, "steps in which every image has a random order", min=0)
     randomness_anneal_end: int = option(187_500, "step from which on every image has raster order", min=0)
-    seed: int = option(42, "seed of the sampling noise")
+    seed: int = option(42, "seed of the sampling noise", min=0, below=2**63)
 
     def random_share(self, step: int) -> float:
         """Share of the images with a random order after `step` steps: 1, then down a straight line to 0."""

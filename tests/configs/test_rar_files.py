@@ -54,7 +54,7 @@ def test_published_commands_give_the_published_models(size):
 def test_published_values():
     config = load(*shlex.split(TRAIN.format(*VALUES["b"], size="b")))
     experiment, training, params = config.experiment, config.training, config.optimizer.params
-    assert (experiment.log_every, experiment.resume) == (50, True)
+    assert (experiment.log_every, experiment.resume) == (50, "true")
     assert experiment.tokenizer_checkpoint == "maskgit-vqgan-imagenet-f16-256.bin"
     assert config.dataset.params.pretokenization == "maskgitvq.jsonl"
     assert (training.max_train_steps, training.per_gpu_batch_size, training.use_ema) == (250_000, 64, False)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaluation.evaluate_samples import SampleEvaluation, report_lines, warnings_for
 from evaluation.extractors import ClassifierExtractor
@@ -90,3 +91,67 @@ def test_warnings_where_numbers_do_not_compare(tmp_path):
     assert "published values use 50000" in number
     assert "samples are 1x1, reference images 2x2" in size
     assert warnings_for(some, images(50_000, 1), 2048) == []
+
+
+@pytest.fixture(scope="module")
+def statistics(files, extractor) -> dict[str, np.ndarray]:
+    """mu and sigma of the reference's pool features."""
+    features = extractor(torch.from_numpy(next(NpzImages(files / "reference.npz").batches(150))))
+    pool = Statistics.from_features(features.pool)
+    return {"mu": pool.mu.numpy(), "sigma": pool.sigma.numpy()}
+
+
+def test_a_reference_of_statistics_only(files, extractor, statistics, tmp_path, capsys):
+    np.savez(tmp_path / "s.npz", **statistics)
+    whole = SampleEvaluation(files / "reference.npz", files / "samples.npz", ("fid", "is")).run(extractor, 64)
+    for metrics in (("fid", "is"), None):  # None: all that is possible
+        values = SampleEvaluation(tmp_path / "s.npz", files / "samples.npz", metrics).run(extractor, 64)
+        assert values == pytest.approx(whole, rel=1e-6)
+    assert "holds only statistics: no sFID, Precision, Recall" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"s.npz holds only statistics of pool features: no sFID"):
+        SampleEvaluation(tmp_path / "s.npz", files / "samples.npz", ("fid", "sfid"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mu": np.full(128, np.nan)}, "NaN or infinity in mu"),
+        ({"sigma": np.zeros(128)}, r"sigma has the shape \(128,\); mu is \(d,\) and sigma \(d, d\)"),
+    ],
+)
+def test_statistics_that_are_none(files, statistics, tmp_path, changes, message):
+    np.savez(tmp_path / "s.npz", **statistics | changes)
+    with pytest.raises(UserError, match=message):
+        SampleEvaluation(tmp_path / "s.npz", files / "samples.npz")
+
+
+def test_a_folder_of_images_is_read_in_the_order_of_names(files, extractor, tmp_path, capsys):
+    expected = SampleEvaluation(files / "reference.npz", files / "samples.npz").run(extractor, 64)
+    for i, pixels in enumerate(next(NpzImages(files / "samples.npz").batches(140))):
+        target = tmp_path / "pngs" / str(i // 100) / f"{i:06d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    for hidden in ("._000000.png", "__MACOSX/1.png"):
+        (tmp_path / "pngs" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "pngs" / hidden).write_bytes(b"no image")
+    assert SampleEvaluation(files / "reference.npz", tmp_path / "pngs").run(extractor, 64) == expected
+    assert "lossy" not in capsys.readouterr().err
+    Image.new("RGB", (16, 16)).save(tmp_path / "pngs" / "z.jpg")
+    evaluation = SampleEvaluation(files / "reference.npz", tmp_path / "pngs")
+    assert "1 files are lossy" in capsys.readouterr().err
+    Image.new("RGB", (8, 16)).save(tmp_path / "pngs" / "z.jpg")
+    with pytest.raises(UserError, match=r"z.jpg is 8x16, .*000000.png is 16x16: images have one size"):
+        evaluation.run(extractor, 64)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.txt").touch()
+    with pytest.raises(UserError, match=r"empty holds no images, but x.txt"):
+        SampleEvaluation(tmp_path / "empty", files / "samples.npz")
+
+
+def test_arrays_of_other_names(files, extractor, tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=next(NpzImages(files / "reference.npz").batches(150)), y_train=np.zeros(150))
+    arguments = (tmp_path / "x.npz", files / "samples.npz", ("fid",))
+    with pytest.raises(UserError, match=r"x.npz has no array 'arr_0', but x_train, y_train: .* --array"):
+        SampleEvaluation(*arguments)
+    values = SampleEvaluation(*arguments, array="x_train").run(extractor, 64)
+    assert values == SampleEvaluation(files / "reference.npz", *arguments[1:]).run(extractor, 64)

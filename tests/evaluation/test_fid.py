@@ -62,4 +62,4 @@ def test_stored_statistics_are_read_only_if_complete(tmp_path):
     assert found["spatial"].sigma.shape == (2, 2)
     del arrays["sigma_s"]
     np.savez(tmp_path / "r.npz", **arrays)
-    assert read_statistics(tmp_path / "r.npz") == {}
+    assert read_statistics(tmp_path / "r.npz").keys() == {"pool"}

@@ -188,7 +188,7 @@ def test_a_second_start_in_one_folder_touches_nothing(written, tmp_path):
         result = launch.run("-m", "experiments.ablation.run", f"config={written}", check=False)
     assert result.returncode == 2
     assert "another run is at work in" in result.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_table_gives_mean_and_standard_deviation_over_seeds():

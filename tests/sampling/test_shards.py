@@ -74,18 +74,17 @@ def test_a_removed_npz_is_drawn_again(tmp_path, small_shards):
         open_shards(tmp_path, seed=2).prepare()
 
 
-def test_an_older_npz_is_not_taken_for_the_result(tmp_path, small_shards):
-    """OUTPUT_DIR was removed but OUTPUT_DIR.npz was not, and the next run is interrupted."""
+def test_an_older_npz_is_neither_taken_for_the_result_nor_replaced(tmp_path, small_shards):
+    """OUTPUT_DIR was removed but OUTPUT_DIR.npz was not."""
     older = open_shards(tmp_path, seed=2)
     older.prepare()
     write_missing(older)
     older.assemble(np.zeros(10))
     shutil.rmtree(older.output_dir)
-    shards = open_shards(tmp_path)
-    assert not shards.prepare()
-    shards.write(0, IMAGES[:4])
-    assert not open_shards(tmp_path).prepare()
-    assert shards.missing() == [1, 2]
+    before = older.npz.read_bytes()
+    with pytest.raises(UserError, match=r"out.npz is there and was not made by this program"):
+        open_shards(tmp_path).prepare()
+    assert older.npz.read_bytes() == before
 
 
 def test_missing_png_files_are_completed(tmp_path, small_shards):

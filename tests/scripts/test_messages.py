@@ -1,9 +1,5 @@
 """Every script answers bad input with one line and exit code 2."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.support import launch, toy
@@ -12,85 +8,65 @@ from tests.support.paths import ROOT
 from utils.weights import export_weights
 
 
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """run(script, *arguments) -> the one line on stderr, exit code 2 checked."""
-    monkeypatch.chdir(ROOT)
-
-    def call(script: str | Path, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(script), run_name="__main__")
-        assert caught.value.code == 2
-        lines = capfd.readouterr().err.strip().splitlines()
-        assert lines[-1].startswith("error: ")
-        assert not any("Traceback" in line for line in lines)
-        return lines[-1]
-
-    return call
-
-
-def test_data_folders(run, tmp_path):
+def test_data_folders(refusal, tmp_path):
     script, config = "train_tokenizer/train_tokenizer.py", toy.write_tokenizer_config(tmp_path / "1.yaml", 1)
     common = (f"config={config}", f"experiment.output_dir={tmp_path / 'out'}")
-    assert "image folder not found" in run(script, *common, f"dataset.params.data_path={tmp_path / 'no'}")
+    assert "image folder not found" in refusal(script, *common, f"dataset.params.data_path={tmp_path / 'no'}")
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "val").mkdir()
-    assert "no class folders" in run(script, *common, f"dataset.params.data_path={tmp_path / 'data'}")
+    assert "no class folders" in refusal(script, *common, f"dataset.params.data_path={tmp_path / 'data'}")
 
 
-def test_missing_weights_say_where_they_go(run, tmp_path, monkeypatch):
+def test_missing_weights_say_where_they_go(refusal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the repository's weights/ may hold them
     tokenizer_config = ("--tokenizer_config", ROOT / "configs/tokenizer_stage2.yaml")
-    message = run(ROOT / "pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"), *tokenizer_config)
+    message = refusal(
+        ROOT / "pretokenization.py", "--data_path", toy.write_images(tmp_path / "images"), *tokenizer_config
+    )
     assert "weights not found: weights/AliTok.pth" in message
     config = f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}"
     out = f"experiment.output_dir={tmp_path / 'out'}"
-    assert "experiment.generator_checkpoint is not set" in run(ROOT / "sample_imagenet.py", config, out)
-    message = run(ROOT / "sample_imagenet.py", config, out, "experiment.generator_checkpoint=weights/alitok_b.bin")
+    assert "experiment.generator_checkpoint is not set" in refusal(ROOT / "sample_imagenet.py", config, out)
+    message = refusal(ROOT / "sample_imagenet.py", config, out, "experiment.generator_checkpoint=weights/alitok_b.bin")
     assert "weights not found" in message
 
 
-def test_size_and_cache_mismatches(run, tmp_path):
+def test_size_and_cache_mismatches(refusal, tmp_path):
     weights = export_weights(tmp_path / "w", toy.tokenizer(width=16).state_dict())[1]
     images = toy.write_images(tmp_path / "images")
     config = toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
     arguments = ("--data_path", images, "--tokenizer_config", config, "--tokenizer_checkpoint", weights)
-    assert "shapes differ: latent_tokens is (7, 16) in the file" in run("pretokenization.py", *arguments)
+    assert "shapes differ: latent_tokens is (7, 16) in the file" in refusal("pretokenization.py", *arguments)
     ar = f"config={toy.write_ar_config(tmp_path / 'ar.yaml')}"
     out = f"experiment.output_dir={tmp_path / 'out'}"
-    message = run("train_ar.py", ar, out, f"dataset.params.pretokenization={tmp_path / 'none'}")
+    message = refusal("train_ar.py", ar, out, f"dataset.params.pretokenization={tmp_path / 'none'}")
     assert "token cache not found" in message
-    message = run("train_ar.py", ar, out, "model.generator.image_seq_len=21")
+    message = refusal("train_ar.py", ar, out, "model.generator.image_seq_len=21")
     assert "image_seq_len is 21, the tokenizer has 7 codes" in message
 
 
-def test_class_ids_out_of_range(run, tmp_path):
+def test_class_ids_out_of_range(refusal, tmp_path):
     generator = export_weights(tmp_path / "g", toy.generator().state_dict())[1]
     tokenizer = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
     config = toy.write_ar_config(tmp_path / "ar.yaml")
-    message = run(*sample_imagenet(config, generator, tokenizer, tmp_path / "out", "sampling.class_ids=[1,4]"))
+    message = refusal(*sample_imagenet(config, generator, tokenizer, tmp_path / "out", "sampling.class_ids=[1,4]"))
     assert message.endswith("sampling.class_ids: 4 is out of range, the classes are 0 to 3")
 
 
-def test_undecodable_files_end_pretokenization(run, tmp_path):
+def test_undecodable_files_end_pretokenization(refusal, tmp_path):
     images = toy.write_images(tmp_path / "images", per_class=2)
     (images / "train" / "class_1" / "broken.JPEG").write_bytes(b"no image")
     config = toy.write_tokenizer_config(tmp_path / "2.yaml", 2)
     weights = export_weights(tmp_path / "w", toy.tokenizer().state_dict())[1]
-    message = run(*pretokenize(images, config, weights, tmp_path / "cache"))
+    message = refusal(*pretokenize(images, config, weights, tmp_path / "cache"))
     assert "1 files cannot be decoded" in message
     assert "broken.JPEG" in message
     assert not (tmp_path / "cache" / "metadata.json").exists()
 
 
-def test_counts_below_the_minimum(monkeypatch, capfd):
-    monkeypatch.setattr(sys, "argv", ["pretokenization.py", "--max_images", "0"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / "pretokenization.py"), run_name="__main__")
-    assert caught.value.code == 2
-    assert capfd.readouterr().err.endswith("error: argument --max_images: is 0; it must be at least 1\n")
+def test_counts_below_the_minimum(refusal):
+    message = refusal("pretokenization.py", "--max_images", "0")
+    assert message.endswith("error: argument --max_images: is 0; it must be at least 1")
 
 
 @pytest.mark.slow

@@ -95,19 +95,24 @@ def kill(process: subprocess.Popen | Script) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[subprocess.Popen]:
-    """Inside, another process holds the lock of `folder`; it is killed at the end."""
-    code = "import sys, time; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
-    code += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    process = subprocess.Popen(
-        command_line("-c", code, folder), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
+def started(*command: object) -> Iterator[subprocess.Popen]:
+    """Inside, a process runs; its stdout can be read. It is killed at the end."""
+    process = subprocess.Popen(command_line(*command), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline() == "held\n"
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[subprocess.Popen]:
+    """Inside, another process holds the lock of `folder`; it is killed at the end."""
+    code = "import sys, time; from pathlib import Path; from utils.folder_lock import exclusive_lock\n"
+    code += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with started("-c", code, folder) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
 
 
 @contextmanager

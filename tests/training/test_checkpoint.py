@@ -30,7 +30,7 @@ def test_half_written_checkpoints_are_skipped(tmp_path):
     newest = find_resume("auto", tmp_path)
     assert newest.name == "step_00000003"
     assert load_checkpoint_weights(newest, "model")["w"] == 3
-    assert find_resume(False, tmp_path) is None
+    assert find_resume("false", tmp_path) is None
     with pytest.raises(UserError, match="not a checkpoint folder"):
         find_resume(str(tmp_path / "nowhere"), tmp_path)
 

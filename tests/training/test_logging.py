@@ -26,7 +26,8 @@ def test_wandb_offline_and_unreachable(tmp_path, environment, warns):
     """Offline by WANDB_MODE, or because no server answers: both leave a run that can be synchronised later."""
     output = run("-c", LOG_ONE_LINE, tmp_path, environment=environment | {"WANDB_SILENT": "true"}).stdout
     assert read_log(tmp_path) == [{"step": 1, "loss": 0.5}]
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert "numbers only go to" not in output
     assert ("wandb cannot be reached" in output) == warns
 
 

@@ -1,5 +1,9 @@
 """The training loop: start, resume, save, export."""
 
+import os
+import signal
+import time
+
 import pytest
 import torch
 
@@ -7,7 +11,7 @@ from tests.support.launch import held, run, small_files
 from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer, tokenizer_trainer
 from train_generator.trainer import GeneratorTrainer
-from training import checkpoint
+from training import checkpoint, preemption
 from training.checkpoint_files import list_checkpoints, load_checkpoint_weights
 from training.logging import last_logged
 from utils.errors import UserError
@@ -100,3 +104,21 @@ def test_a_full_disk_costs_no_training(tmp_path, images, capfd, monkeypatch):
     assert trainer.state.step == 10
     assert "warning: the checkpoint of step 2 could not be written" in capfd.readouterr().err
     assert not list((trainer.output_dir / "checkpoints").iterdir())
+
+
+def test_sigterm_ends_a_training_that_waits_for_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(preemption, "GRACE", 0.1)
+    trainer = generator_trainer(tmp_path, "run")
+    usual = trainer.batches()
+
+    def batches():
+        yield next(usual)
+        yield next(usual)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(trainer, "batches", batches)
+    with pytest.raises(SystemExit) as caught:
+        trainer.run()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_00000002"]

@@ -134,3 +134,75 @@ def test_keys_that_moved_name_their_new_place():
     arguments = ["config=configs/tokenizer_stage1.yaml", "losses.prefix_weight=5"]
     with pytest.raises(UserError, match=r"'losses.prefix_weight' .* has no use here: set model.vq_model.prefix_weight"):
         load_config(TokenizerConfig, "", arguments)
+
+
+@dataclass
+class Typed:
+    text: str = option("x", "any text")
+    maybe: str | None = option(None, "text or nothing")
+    texts: list[str] = option([], "several texts")
+    count: int = option(1, "a number")
+    rates: list[float] = option([], "several numbers", min=0)
+    on: bool = option(False, "a switch")
+    file: str = option("none", "an input", path="read")
+    out: str = option("none", "an output", path="write")
+
+
+TEXTS = ("001", "010", "2024_11_21", "12:30:45", "1e3", "695e0514", "on", "No", "0x1F", ".5", "=", "[a", "{b}")
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "exp #1", "a: b", "- c", " d", "'", "@e", "null"])
+def test_text_on_the_command_line_stays_what_was_typed(text):
+    config = compose(Typed, OmegaConf.create(), [f"text={text}"], "the test")
+    assert config.text == text
+    quoted = compose(Typed, OmegaConf.create(), [f'maybe="{text}"'], "the test")
+    assert quoted.maybe == text
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:-2], '"exp #1"', "'null'"])
+def test_text_in_a_file_stays_what_was_typed(tmp_path, text):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"text: {text}  # a comment\nmaybe: {text}\ntexts: [{text}, b]\n")
+    config = load_config(Typed, "", [f"config={file}"])
+    assert config.text == config.maybe == config.texts[0] == text.strip("\"'")
+
+
+def test_other_keys_still_have_their_types(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("count: 010\nrates: [1e-3, 2]\non: yes\nmaybe: null\n")
+    config = load_config(Typed, "", [f"config={file}"])
+    assert (config.count, config.rates, config.on, config.maybe) == (10, [0.001, 2.0], True, None)
+    config = load_config(Typed, "", [f"config={file}", "rates=[3, 1e2]", "on=off", "maybe=~"])
+    assert (config.rates, config.on, config.maybe) == ([3.0, 100.0], False, None)
+
+
+def test_what_may_be_a_comment_or_text_is_asked_for(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("text: exp #2\n")
+    with pytest.raises(UserError, match=r"x.yaml .* is '#2' a part of 'exp'"):
+        load_config(Typed, "", [f"config={file}"])
+    file.write_text("text: a\ntext: b\n")
+    with pytest.raises(UserError, match=r"x.yaml .*'text' twice"):
+        load_config(Typed, "", [f"config={file}"])
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1"])
+def test_ranges_hold_for_lists_and_refuse_what_is_no_number(number):
+    with pytest.raises(UserError, match=f"rates is {number}.*; it must be"):
+        compose(Typed, OmegaConf.create(), [f"rates=[1, {number}]"], "the test")
+
+
+def test_paths_in_a_file_are_looked_for_here_and_then_beside_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "configs").mkdir()
+    file = tmp_path / "configs" / "x.yaml"
+    file.write_text("file: w.bin\nout: w.bin\ntext: w.bin\n")
+    (tmp_path / "configs" / "w.bin").touch()
+    config = load_config(Typed, "", ["config=configs/x.yaml"])
+    assert (config.file, config.out, config.text) == ("configs/w.bin", "w.bin", "w.bin")
+    assert load_config(Typed, "", ["config=configs/x.yaml", "file=v.bin"]).file == "v.bin"
+    (tmp_path / "w.bin").touch()
+    assert load_config(Typed, "", ["config=configs/x.yaml"]).file == "w.bin"
+    config = load_config(Typed, "", ["config=configs/x.yaml", "file=~/a", "out=~/b", "text=~/c"])
+    assert (config.file, config.out, config.text) == (f"{tmp_path}/home/a", f"{tmp_path}/home/b", "~/c")

@@ -1,10 +1,13 @@
 """Weights load strictly by name; refusals say why."""
 
+import argparse
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modeling.build import load_generator, load_tokenizer
-from tests.support import toy
+from tests.support import place_cases, toy
 from utils.errors import UserError
 from utils.weights import export_weights, read_state_dict
 
@@ -81,11 +84,58 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
 
 
 def test_pickled_code_is_not_run(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "trap.pth"
+
     class Trap:
         def __reduce__(self):
-            return (pytest.fail, ("pickled code was run",))
+            return (open, (str(marker), "w"))
 
-    path = tmp_path / "trap.pth"
     torch.save({"weight": Trap()}, path)
-    with pytest.raises(UserError, match="not a checkpoint"):
+    with pytest.raises(UserError, match="no state dict"):
         load_tokenizer(toy.tokenizer().config, path)
+    torch.save({"model": without_statistics(toy.tokenizer()), "args": Trap()}, path)
+    load_tokenizer(toy.tokenizer().config, path)
+    assert not marker.exists()
+
+
+def test_weights_load_as_other_programs_wrap_them(tmp_path, capsys):
+    source = toy.generator()
+    folder = place_cases.wrapped_weights(tmp_path / "w", source.state_dict())
+    said = {}
+    for path in sorted(folder.iterdir()):
+        loaded = load_generator(source.config, source.layout, path)
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in loaded.state_dict().items()), path
+        said[path.name] = capsys.readouterr().err
+    assert "names without 'module._orig_mod.'" in said["both.pt"]
+    assert "weights 'ema'" in said["nested.pt"]
+    assert "model" in said["nested.pt"]
+    assert "weights 'state_dict_ema'" in said["timm.pt"]
+    assert "args" in said["namespace.pt"]
+
+
+def test_wrapped_weights_are_still_strict(tmp_path):
+    source, path = toy.generator(), tmp_path / "x.pt"
+
+    def refused(content, match):
+        torch.save(content, path)
+        with pytest.raises(UserError, match=match):
+            load_generator(source.config, source.layout, path)
+
+    state = {f"module.{k}": v for k, v in source.state_dict().items()}
+    refused(state | {"module.more": torch.zeros(1)}, "unexpected: more")
+    refused(state | {"more": torch.zeros(1)}, "missing: .*unexpected: module.")
+    refused({"a": state, "b": state}, r"several state dicts \(a, b\)")
+    refused({"ema_0": state, "ema_1": state}, "several state dicts")
+    refused({"epoch": 3, "args": argparse.Namespace()}, "no state dict")
+
+
+def test_a_folder_stands_for_the_weights_in_it(tmp_path):
+    source = toy.tokenizer()
+    for name in ("model", "ema"):
+        state = {k: v + (name == "ema") for k, v in without_statistics(source).items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+        loaded = load_tokenizer(source.config, tmp_path)
+        assert torch.equal(loaded.latent_tokens, state["latent_tokens"])  # the average, once it is there
+    (tmp_path / "run" / "checkpoints" / "step_00000004").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run is a folder without weights .* newest checkpoint is .*step_00000004"):
+        load_tokenizer(source.config, tmp_path / "run")

@@ -151,7 +151,7 @@ def test_published_layout_can_be_written(project):
 def test_a_failed_write_is_resumed(project):
     """A file stands where the folder of codes should be, until the next run."""
     cache = project / "blocked"
-    cache.mkdir()
+    (cache / "progress").mkdir(parents=True)  # the cache is begun
     (cache / "codes").write_text("")
     result = run(*pretokenization(project, "blocked"), check=False)
     assert result.returncode == 2

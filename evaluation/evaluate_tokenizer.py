@@ -90,15 +90,17 @@ class TokenizerEvaluation:
 
     @torch.no_grad()
     def metrics(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity; lpips and rfid if their networks are given.
+        """psnr (dB), ssim; lpips and rfid if their networks are given; codebook_usage (share) and
+        codebook_perplexity if the tokenizer has codes.
 
         `images` is the number of decoded images; UserError if none can be decoded.
         """
         device = self.state.device
         functions = {"psnr": psnr, "ssim": ssim} | ({"lpips": self.lpips} if self.lpips else {})
-        means, frequencies = ImageMeans(functions, device), CodeFrequencies(tokenizer.layout.codebook_size, device)
+        means, layout = ImageMeans(functions, device), tokenizer.layout
+        frequencies = [] if layout is None else [CodeFrequencies(layout.codebook_size, device)]
         rfid = ReconstructionFID(self.inception, device, self._originals) if self.inception else None
-        metrics = [means, frequencies, *([rfid] if rfid else [])]
+        metrics = [means, *frequencies, *([rfid] if rfid else [])]
         for pixels in self._batches():
             batch = self._reconstruct(tokenizer, pixels)
             for metric in metrics:

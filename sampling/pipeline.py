@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor
 
-from modeling.build import CONFIG_FILE, cast_parameters, code_layout, load_generator, load_tokenizer
+from modeling.build import cast_parameters, code_layout, load_generator, load_tokenizer
 from modeling.configs import read_models_config
 from modeling.interfaces import GENERATORS, Generator, Tokenizer
 from modeling.layers.precision import PRECISIONS, autocast, default_precision, full_float32
@@ -33,7 +33,7 @@ from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
 from utils.config import read_yaml
 from utils.errors import UserError
-from utils.pretrained import local_folder
+from utils.pretrained import CONFIG_FILE, config_file, local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict
 
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -154,7 +154,7 @@ class Pipeline:
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
-            weights, config = folder / EXPORTED_FILE, config or folder / CONFIG_FILE
+            weights, config = folder / EXPORTED_FILE, config or config_file(folder)
         if config is None:
             raise UserError(f"{source} holds only weights: name their configuration, e.g. configs/alitok_b.yaml")
         models = read_models_config(config)

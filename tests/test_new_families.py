@@ -64,6 +64,7 @@ class LineConfig:
 @TOKENIZERS.register("line", LineConfig)
 class LineTokenizer(nn.Module):
     optional_keys = ("quantize.embed_prob",)
+    variants = {}
     trainable = True
     code_keys = ("encoder.", "quantize.")
     trunks = ()
@@ -97,6 +98,9 @@ class LineTokenizer(nn.Module):
 
     def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
         load_strict(self, state, source, optional=self.optional_keys)
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        return True
 
     def begin_step(self, phase: Any) -> None:
         self.quantize.clustering = phase.clustering

@@ -6,6 +6,7 @@ torchrun --nproc_per_node=8 -m evaluation.evaluate_tokenizer --data_path data/im
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from dataset.crops import RESIZES, resize_center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
 from dataset.image_folder import ImageList, list_images, to_float
@@ -53,12 +55,13 @@ class TokenizerEvaluation:
         batch_size: int,
         num_workers: int,
         max_images: int | None = None,
+        resize: str = "bilinear",
         lpips: LPIPS | None = None,
         inception: Extractor | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.state = PartialState()
-        self.crops = CenterCrops(images, image_size, skip_bad=True)
+        self.crops = CenterCrops(images, image_size, partial(resize_center_crop, resize=resize), skip_bad=True)
         chosen = evenly_spaced(len(images), max_images or len(images))
         self.mine = chosen[self.state.process_index :: self.state.num_processes].tolist()
         self.batch_size = batch_size
@@ -136,6 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=at_least(1), default=32)
     parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
     parser.add_argument("--max_images", type=at_least(1), help="at most this many, evenly spaced; default: all")
+    parser.add_argument("--resize", choices=RESIZES, default="bilinear", help="as in the tokenizer's training")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
     parser.add_argument("--inception", help="Inception weights for rFID; default: as the evaluator finds them")
     parser.add_argument("--classifier", help="use this classifier (evaluation/train_classifier.py), not Inception")
@@ -169,6 +173,7 @@ def main() -> None:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         max_images=args.max_images,
+        resize=args.resize,
         lpips=lpips,
         inception=inception,
         autocast=lambda: torch.autocast(state.device.type, torch.bfloat16, enabled=args.precision == "bf16"),

@@ -41,6 +41,7 @@ class Validation:
             batch_size=config.training.per_gpu_batch_size,
             num_workers=config.dataset.params.num_workers_per_gpu,
             max_images=config.dataset.params.max_eval_images,
+            resize=config.dataset.params.resize,
             lpips=lpips,
             inception=inception,
             autocast=accelerator.autocast,

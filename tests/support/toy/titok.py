@@ -1,8 +1,10 @@
 """TiTok's tokenizer at toy size: 32x32 pixels, 6 codes of 32 or latents of 8 numbers."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from modeling.layers.transformer import TransformerConfig
@@ -51,3 +53,35 @@ def titok(variant: str, **changes: Any) -> TiTok:
     if model.layout is not None:
         nn.init.normal_(model.quantize.embedding.weight)
     return model
+
+
+def write_titok_config(path: Path, variant: str, steps: tuple[int, int] = (4, 4), **changes: Any) -> Path:
+    """A complete YAML for `train_tokenizer/`; steps: of the phases without and with the GAN. changes: of the model."""
+    phases = [{"name": "start", "steps": steps[0], "clustering": variant == "single_stage"}]
+    if steps[1]:
+        phases.append({**phases[0], "name": "gan", "steps": steps[1], "gan": True})
+    config = {
+        "experiment": {"name": "toy_titok", "output_dir": "unset", "log_every": 1, "eval_every": 100},
+        "model": {"vq_model": titok_section(variant, **changes)},
+        "dataset": {"params": {"data_path": "unset", "num_workers_per_gpu": 0, "resize": "bicubic"}},
+        "losses": {
+            "full_precision": True,
+            "discriminator_factor": 1.0,
+            "discriminator_turns": False,
+            "lecam_regularization_weight": 0.1,
+            "lecam_ema_decay": 0.9,
+        },
+        "optimizer": {"params": {"learning_rate": 1e-3, "weight_decay": 1e-2}},
+        "lr_scheduler": {"scheduler": "cosine", "params": {"warmup_steps": 2}},
+        "training": {
+            "freeze_encoder": variant == "stage2",
+            "per_gpu_batch_size": 8,
+            "mixed_precision": "no",
+            "enable_wandb": False,
+            "use_ema": True,
+            "ema_warmup": True,
+        },
+        "phases": phases,
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import runpy
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from tests.support.paths import ROOT
 
@@ -42,6 +45,15 @@ def run(
     if check:
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
+    """A script as `python script arguments` runs it, but in this process: it knows what the tests registered."""
+    with monkeypatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 def start(*command: object, processes: int = 1) -> subprocess.Popen:

@@ -8,7 +8,7 @@ import torch
 
 from dataset.image_dataset import ImageBatch
 from tests.support import toy
-from tests.support.launch import run
+from tests.support.launch import run, run_here
 from tests.support.resuming import assert_equal_checkpoints, interrupted
 from tests.support.toy.titok import titok_config, write_titok_config
 from train_tokenizer.config import TokenizerConfig
@@ -37,6 +37,7 @@ def weights(model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_single_stage_resumes_bit_for_bit_inside_the_gan_phase(tmp_path, images):
     """With clustering, LeCam and the average's warm-up."""
 
@@ -102,14 +103,15 @@ def test_weight_decay_spares_the_published_names(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_two_stages(tmp_path, images):
+def test_two_stages(tmp_path, images, monkeypatch):
     """Stage 1 by the published name of the script; stage 2 starts from it and from MaskGIT-VQ."""
     proxy = toy.maskgit_vq().state_dict()
     torch.save(proxy, tmp_path / "maskgit_vq.bin")
     settings = {"pretrained_tokenizer_weight": str(tmp_path / "maskgit_vq.bin")}
     config = write_titok_config(tmp_path / "stage1.yaml", "stage1", steps=(40, 0), **settings)
     data = f"dataset.params.data_path={tmp_path / 'images'}"
-    run("scripts/train_titok.py", f"config={config}", data, f"experiment.output_dir={tmp_path / 'stage1'}")
+    output = f"experiment.output_dir={tmp_path / 'stage1'}"
+    run_here(monkeypatch, "scripts/train_titok.py", f"config={config}", data, output)
     rows = [row for row in read_log(tmp_path / "stage1") if "proxy" in row]
     assert rows[-1]["proxy"] < rows[0]["proxy"] - 0.3
     assert "val_psnr" in read_log(tmp_path / "stage1")[-1]
@@ -165,7 +167,7 @@ def test_two_processes_follow_one_process(tmp_path):
         run("tests/support/follow_steps.py", tmp_path / name, *arguments, processes=processes)
         return torch.tensor(json.loads((tmp_path / name / "losses.json").read_text()), dtype=torch.float64)
 
-    one = follow("one", 1, "training.per_gpu_batch_size=4")
+    one = follow("one", 1)
     two = follow("two", 2, "training.per_gpu_batch_size=2")
     assert len(one) == 6 + 3  # the tokenizer's, and the discriminator's
     torch.testing.assert_close(two, one, rtol=1e-10, atol=0)

@@ -75,7 +75,7 @@ def write_titok_config(path: Path, variant: str, steps: tuple[int, int] = (4, 4)
         "lr_scheduler": {"scheduler": "cosine", "params": {"warmup_steps": 2}},
         "training": {
             "freeze_encoder": variant == "stage2",
-            "per_gpu_batch_size": 8,
+            "per_gpu_batch_size": 4,
             "mixed_precision": "no",
             "enable_wandb": False,
             "use_ema": True,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from modeling.interfaces import TOKENIZERS, Tokenizer
+from modeling.layers.precision import autocast
 from modeling.titok.settings import TiTokConfig
 from utils.weights import load_strict, read_state_dict
 
@@ -55,8 +56,9 @@ class FrozenProxy:
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) in [0, 1] -> proxy codes (B, N) int64."""
-        return self._network.to(images.device).encode(images)
+        """images: (B, 3, H, W) in [0, 1] -> proxy codes (B, N) int64, in float32 whatever the autocast dtype."""
+        with autocast(images.device, "fp32"):
+            return self._network.to(images.device).encode(images)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Proxy codes (B, N) int64 -> images (B, 3, H, W) in [0, 1]."""

@@ -126,6 +126,22 @@ def test_stage_1_shows_the_picture_of_its_proxy_codes(proxy_file):
         titok("stage1").decode(codes)
 
 
+def test_training_in_bfloat16(proxy_file):
+    """Losses and reconstructions stay float32; the targets of stage 1 are the codes without autocast."""
+    targets = []
+    for variant in VARIANTS:
+        model = titok(variant, **({"pretrained_tokenizer_weight": proxy_file} if variant == "stage1" else {})).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(random_images())
+            if variant == "stage1":
+                targets.append(model.proxy.encode(random_images()))
+        sum(term.value for term in output.losses.values()).backward()
+        assert all(term.value.dtype == torch.float32 for term in output.losses.values())
+        assert output.reconstruction is None or output.reconstruction.dtype == torch.float32
+        assert all(parameter.grad is not None for parameter in model.parameters())
+    assert torch.equal(targets[0], toy.maskgit_vq().encode(random_images()))
+
+
 @torch.no_grad()
 def test_gaussian_latents():
     model, images = titok("vae"), random_images()

@@ -14,7 +14,7 @@ from dataset.token_cache.check import check_against_images, check_content
 from dataset.token_cache.encode import EncodeSettings, pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
 from dataset.token_cache.reader import open_token_cache
-from modeling.build import load_tokenizer
+from modeling.build import code_layout, load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.layers.precision import PRECISIONS, default_precision
 from utils.arguments import at_least, file_path
@@ -73,6 +73,7 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     config_file = args.tokenizer_config or defaults.tokenizer_config
     checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint
     config = read_tokenizer_config(config_file)
+    layout = code_layout(config)
     images = list_images(args.data_path, args.split)
     images = images.evenly_spaced(args.max_images) if args.max_images else images
     tokenizer = load_tokenizer(config, checkpoint, state.device)
@@ -82,8 +83,8 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
         num_files=len(images),
         files_sha256=images.fingerprint(),
         num_views=NUM_VIEWS[args.ten_crop],
-        num_codes=tokenizer.layout.num_codes,
-        codebook_size=tokenizer.layout.codebook_size,
+        num_codes=layout.num_codes,
+        codebook_size=layout.codebook_size,
         image_size=args.img_size,
         crop="ten_crop" if args.ten_crop else "center_and_flip",
         split=args.split,

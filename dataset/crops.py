@@ -3,9 +3,11 @@
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 TEN_CROP_SCALE = 1.1
+RESIZES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}  # both antialiased
 NUM_VIEWS = {True: 10, False: 2}  # by `ten_crop`
 
 
@@ -23,21 +25,23 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def random_crop(image: Image.Image, size: int, u: tuple[float, float, float], flip: bool) -> Image.Image:
-    """The view for training: shorter side to `size` (bilinear), a random square, a random mirror image.
+def random_crop(
+    image: Image.Image, size: int, u: tuple[float, float, float], flip: bool, resize: str = "bilinear"
+) -> Image.Image:
+    """The view for training: shorter side to `size`, a random square, a random mirror image.
 
-    u: three uniform numbers in [0, 1) for row, column and mirroring.
+    u: three uniform numbers in [0, 1) for row, column and mirroring. resize: a key of RESIZES.
     """
-    image = F.resize(image, size)
+    image = F.resize(image, size, RESIZES[resize])
     top, left = (int(x * (side - size + 1)) for x, side in zip(u, (image.height, image.width), strict=False))
     if image.size != (size, size):
         image = image.crop((left, top, left + size, top + size))
     return F.hflip(image) if flip and u[2] < 0.5 else image
 
 
-def resize_center_crop(image: Image.Image, size: int) -> Image.Image:
+def resize_center_crop(image: Image.Image, size: int, resize: str = "bilinear") -> Image.Image:
     """The view for validation: as `random_crop`, but at the centre and not mirrored."""
-    return F.center_crop(F.resize(image, size), [size, size])
+    return F.center_crop(F.resize(image, size, RESIZES[resize]), [size, size])
 
 
 def source_size(image_size: int, ten_crop: bool) -> int:

@@ -46,10 +46,12 @@ class TrainingImages(Dataset):
     Undecodable files are reported in `batch.failures` and replaced by the next file.
     """
 
-    def __init__(self, images: ImageList, size: int, flip: bool):
+    def __init__(self, images: ImageList, size: int, flip: bool, resize: str = "bilinear"):
+        """resize: a key of `dataset.crops.RESIZES`."""
         self.images = images
         self.size = size
         self.flip = flip
+        self.resize = resize
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,7 +66,7 @@ class TrainingImages(Dataset):
         crops, indices, failures = [], [], []
         for index, uniforms in zip(*batch[:2], strict=True):
             image, index = read_or_next(self.images, int(index), failures)
-            crops.append(to_uint8(random_crop(image, self.size, uniforms, self.flip)))
+            crops.append(to_uint8(random_crop(image, self.size, uniforms, self.flip, self.resize)))
             indices.append(index)
         return ImageBatch(torch.stack(crops), torch.tensor(indices), failures)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.images import list_images, to_float
-from modeling.build import load_tokenizer_from_run
+from modeling.build import load_pretrained_tokenizer
 from modeling.interfaces import Tokenizer
 from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
@@ -52,7 +52,7 @@ def main() -> None:
     device = init_process().device
     images = list_images(args.data_path, args.split)
     for folder in args.tokenizer:
-        tokenizer = load_tokenizer_from_run(folder, device)
+        tokenizer = load_pretrained_tokenizer(folder, device)
         if tokenizer.layout.grid is None:
             raise UserError(f"{folder}: the codes of this tokenizer have no place in the image")
         crops = CenterCrops(images, tokenizer.image_size)

@@ -6,6 +6,7 @@ torchrun --nproc_per_node=8 -m evaluation.evaluate_tokenizer --data_path data/im
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from accelerate import PartialState
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from tqdm import tqdm
 
+from dataset.crops import RESIZES, resize_center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
 from dataset.images import ImageList, list_images, to_float
@@ -55,12 +57,13 @@ class TokenizerEvaluation:
         batch_size: int,
         num_workers: int,
         max_images: int | None = None,
+        resize: str = "bilinear",
         lpips: LPIPS | None = None,
         inception: Extractor | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.state = PartialState()
-        self.crops = CenterCrops(images, image_size, skip_bad=True)
+        self.crops = CenterCrops(images, image_size, partial(resize_center_crop, resize=resize), skip_bad=True)
         chosen = evenly_spaced(len(images), max_images or len(images))
         self.mine = chosen[self.state.process_index :: self.state.num_processes].tolist()
         self.batch_size = batch_size
@@ -91,15 +94,17 @@ class TokenizerEvaluation:
 
     @torch.no_grad()
     def metrics(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """psnr (dB), ssim, codebook_usage (share), codebook_perplexity; lpips and rfid if their networks are given.
+        """psnr (dB), ssim; lpips and rfid if their networks are given; codebook_usage (share) and
+        codebook_perplexity if the tokenizer has codes.
 
         `images` is the number of decoded images; UserError if none can be decoded.
         """
         device = self.state.device
         functions = {"psnr": psnr, "ssim": ssim} | ({"lpips": self.lpips} if self.lpips else {})
-        means, frequencies = ImageMeans(functions, device), CodeFrequencies(tokenizer.layout.codebook_size, device)
+        means, layout = ImageMeans(functions, device), tokenizer.layout
+        frequencies = [] if layout is None else [CodeFrequencies(layout.codebook_size, device)]
         rfid = ReconstructionFID(self.inception, device, self._originals) if self.inception else None
-        metrics = [means, frequencies, *([rfid] if rfid else [])]
+        metrics = [means, *frequencies, *([rfid] if rfid else [])]
         for pixels in self._batches():
             batch = self._reconstruct(tokenizer, pixels)
             for metric in metrics:
@@ -139,6 +144,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=at_least(1), default=32)
     parser.add_argument("--num_workers", type=at_least(0), default=8, help="decoding processes per process")
     parser.add_argument("--max_images", type=at_least(1), help="at most this many, evenly spaced; default: all")
+    parser.add_argument("--resize", choices=RESIZES, default="bilinear", help="as in the tokenizer's training")
     parser.add_argument("--metrics", default=",".join(METRICS), help="lpips and rfid need network weights")
     parser.add_argument(
         "--inception", type=file_path, help="Inception weights for rFID; default: as the evaluator finds them"
@@ -187,6 +193,7 @@ def evaluate(args: argparse.Namespace, chosen: list[str], state: PartialState) -
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         max_images=args.max_images,
+        resize=args.resize,
         lpips=lpips,
         inception=inception,
         autocast=lambda: torch.autocast(state.device.type, torch.bfloat16, enabled=args.precision == "bf16"),

@@ -9,7 +9,7 @@ from PIL import Image
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.images import ImageList, to_float
-from modeling.build import load_tokenizer_from_run
+from modeling.build import load_pretrained_tokenizer
 from utils.images import grid, labelled_rows, preview_scale
 from utils.npz import NpzImages, read_arrays
 
@@ -28,7 +28,7 @@ def reconstruction_rows(images: ImageList, image_size: int, tokenizers: dict[str
     originals = to_float(torch.stack([crops[i] for i in evenly_spaced(len(images), count)]))
     rows = [originals]
     for folder in tokenizers.values():
-        tokenizer = load_tokenizer_from_run(folder)
+        tokenizer = load_pretrained_tokenizer(folder)
         rows.append(tokenizer.decode(tokenizer.encode(originals)))
     picture = grid(torch.cat(rows), columns=len(originals), scale=preview_scale(image_size))
     return labelled_rows(picture, ("original", *tokenizers))

@@ -21,7 +21,7 @@ from utils.images import to_bytes
 class ReconstructedBatch:
     pixels: Tensor  # (B, 3, H, W) uint8
     images: Tensor  # the same in [0, 1], float32
-    codes: Tensor  # (B, T) int64
+    codes: Tensor  # (B, T) int64, or continuous latents
     reconstruction: Tensor  # (B, 3, H, W) in [0, 1]
 
 

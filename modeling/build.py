@@ -1,6 +1,6 @@
 """Build the models that a configuration names, and load their weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,34 @@ from torch import nn
 from modeling.configs import read_tokenizer_config
 from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
-from utils.weights import EXPORTED_FILE, load_strict, read_state_dict
+from utils.pretrained import pretrained_weights
+from utils.weights import load_strict, read_state_dict
 
-CONFIG_FILE = "config.yaml"
 
-
-def code_layout(vq_model: Any) -> CodeLayout:
-    """The codes of the tokenizer with settings `vq_model`. Raises UserError for sizes that do not fit together."""
+def _layout(vq_model: Any) -> CodeLayout | None:
     try:
         return vq_model.layout
     except ValueError as error:
         raise UserError(f"model.vq_model: {error}") from error
 
 
+def code_layout(vq_model: Any) -> CodeLayout:
+    """The codes of the tokenizer with settings `vq_model`.
+
+    Raises UserError for sizes that do not fit together, and for a tokenizer without codes.
+    """
+    layout = _layout(vq_model)
+    if layout is None:
+        raise UserError(
+            f"model.vq_model: this '{vq_model.name}' tokenizer makes continuous latents, not codes; token caches and"
+            " generators need a tokenizer with a codebook"
+        )
+    return layout
+
+
 def build_tokenizer(vq_model: Any) -> Tokenizer:
-    """A freshly initialised tokenizer for `model.vq_model`."""
-    code_layout(vq_model)
+    """A freshly initialised tokenizer for `model.vq_model`. Raises UserError for sizes that do not fit together."""
+    _layout(vq_model)
     return TOKENIZERS.build(vq_model.name, vq_model)
 
 
@@ -46,30 +58,32 @@ def to_inference(model: nn.Module, device: torch.device | str) -> nn.Module:
     return model.to(device).eval().requires_grad_(False)
 
 
-def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, optional: Iterable[str]) -> nn.Module:
-    state = read_state_dict(checkpoint)  # first, because it may fail and building takes longer
+def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, **how: Any) -> nn.Module:
+    """how: for `load_strict`."""
+    state = read_state_dict(pretrained_weights(checkpoint))  # first, because it may fail and building takes longer
     with torch.device("meta"):  # skip the random initialisation, which the file overwrites
         model = build()
-    load_strict(model, state, checkpoint, optional=optional)
+    load_strict(model, state, checkpoint, **how)
     return to_inference(model, device)
 
 
 def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, for inference. Raises UserError."""
-    optional = TOKENIZERS.part_class(vq_model.name).optional_keys
-    return _load(lambda: build_tokenizer(vq_model), checkpoint, device, optional)
+    """Tokenizer with the weights of `checkpoint`, for inference: a file, a folder or a hub id. Raises UserError."""
+    family = TOKENIZERS.part_class(vq_model.name)
+    how = {"optional": family.optional_keys, "variants": family.variants}
+    return _load(lambda: build_tokenizer(vq_model), checkpoint, device, **how)
 
 
 def load_generator(
     generator: Any, layout: CodeLayout, checkpoint: str | Path, device: torch.device | str = "cpu"
 ) -> Generator:
-    """Generator with the weights of `checkpoint`, for inference. Raises UserError."""
-    return _load(lambda: build_generator(generator, layout), checkpoint, device, ())
+    """Generator with the weights of `checkpoint`, for inference: a file, a folder or a hub id. Raises UserError."""
+    return _load(lambda: build_generator(generator, layout), checkpoint, device)
 
 
-def load_tokenizer_from_run(folder: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """The tokenizer that a training exported to its output folder. Raises UserError."""
-    return load_tokenizer(read_tokenizer_config(Path(folder) / CONFIG_FILE), Path(folder) / EXPORTED_FILE, device)
+def load_pretrained_tokenizer(source: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
+    """The tokenizer in the output folder of its training, or of a hub id (name/repository). Raises UserError."""
+    return load_tokenizer(read_tokenizer_config(source), source, device)
 
 
 def cast_parameters(model: Generator, dtype: torch.dtype) -> None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from modeling.interfaces import GENERATORS, TOKENIZERS
 from utils.config import compose, option, section
 from utils.errors import UserError
+from utils.pretrained import config_file
 from utils.yaml_files import read_yaml
 
 # Keys of published files and of older trainings -> what takes their place.
@@ -41,7 +42,8 @@ class _ModelsFile:
     model: Models = section(Models)
 
 
-def _read(path: str | Path, schema_class: type, *sections: str) -> Any:
+def _read(source: str | Path, schema_class: type, *sections: str) -> Any:
+    path = config_file(source)
     given = read_yaml(path)
     chosen = {name: OmegaConf.select(given, f"model.{name}") for name in sections}
     for name, value in chosen.items():
@@ -50,11 +52,14 @@ def _read(path: str | Path, schema_class: type, *sections: str) -> Any:
     return OmegaConf.to_object(compose(schema_class, OmegaConf.create({"model": chosen}), [], str(path))).model
 
 
-def read_tokenizer_config(path: str | Path) -> Any:
-    """`model.vq_model` of a tokenizer's or generator's configuration file. Raises UserError."""
-    return _read(path, _TokenizerFile, "vq_model").vq_model
+def read_tokenizer_config(source: str | Path) -> Any:
+    """`model.vq_model` of a tokenizer's or generator's configuration: a file, a folder with it, or a hub id.
+
+    Raises UserError.
+    """
+    return _read(source, _TokenizerFile, "vq_model").vq_model
 
 
-def read_models_config(path: str | Path) -> Models:
-    """`model` of a generator's configuration file. Raises UserError."""
-    return _read(path, _ModelsFile, "vq_model", "generator")
+def read_models_config(source: str | Path) -> Models:
+    """`model` of a generator's configuration: a file, a folder with it, or a hub id. Raises UserError."""
+    return _read(source, _ModelsFile, "vq_model", "generator")

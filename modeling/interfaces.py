@@ -14,8 +14,13 @@ from utils.registry import Registry
 
 TOKENIZERS = Registry(
     "tokenizer",
-    {"alitok": "modeling.alitok.tokenizer", "maskgit_vq": "modeling.maskgit_vq.tokenizer"},
+    {
+        "alitok": "modeling.alitok.tokenizer",
+        "maskgit_vq": "modeling.maskgit_vq.tokenizer",
+        "titok": "modeling.titok.tokenizer",
+    },
     default="alitok",
+    unnamed={"vit_enc_model_size": "titok"},
 )
 GENERATORS = Registry(
     "generator", {"alitok": "modeling.alitok.generator", "rar": "modeling.rar.generator"}, default="alitok"
@@ -41,7 +46,7 @@ class TokenizerSettings(Protocol):
     """`model.vq_model`: a dataclass with a `name` and, derived from its sizes,"""
 
     image_size: int  # side of the square images in pixels
-    layout: CodeLayout
+    layout: CodeLayout | None  # None: continuous latents, no codes
 
 
 class Tokenizer(Protocol):
@@ -49,9 +54,13 @@ class Tokenizer(Protocol):
 
     config: TokenizerSettings
     image_size: int
-    layout: CodeLayout
+    layout: CodeLayout | None
+    """None: `encode` returns continuous latents, which `decode` takes; it has no token cache and no generator."""
     optional_keys: tuple[str, ...]
     """Names of tensors that only training needs: exports leave them out, and files may lack them."""
+    variants: dict[str, str]
+    """Start of a weight's name -> the variant of the family that has such weights, for the error about a file of
+    another variant. The first one that a file has counts."""
     trainable: bool  # whether it is a `TrainableTokenizer`; else it is used with the weights it has
 
     def encode(self, images: Tensor) -> Tensor:
@@ -87,6 +96,9 @@ class TrainableTokenizer(Tokenizer, Protocol):
 
     def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
         """Take over the weights that this stage starts from. Raises UserError that names `source`."""
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay applies to a parameter of the tokenizer or of the discriminator."""
 
     def begin_step(self, phase: Any) -> None:
         """Called before the first micro-batch of a step. phase: the running `train_tokenizer.phases.Phase`."""

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor
 
-from modeling.build import CONFIG_FILE, cast_parameters, code_layout, load_generator, load_tokenizer
+from modeling.build import cast_parameters, code_layout, load_generator, load_tokenizer
 from modeling.configs import read_models_config
 from modeling.interfaces import GENERATORS, Generator, Tokenizer
 from modeling.layers.precision import PRECISIONS, autocast, default_precision, full_float32
@@ -32,7 +32,7 @@ from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
 from utils.errors import UserError
-from utils.pretrained import local_folder
+from utils.pretrained import CONFIG_FILE, config_file, local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
@@ -154,7 +154,7 @@ class Pipeline:
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
-            weights, config = weights_file(folder), config or _find_config(folder)
+            weights, config = weights_file(folder), config or config_file(folder)
         if config is None:
             raise UserError(f"{source} holds only weights: name their configuration, e.g. configs/alitok_b.yaml")
         models = read_models_config(config)
@@ -228,13 +228,6 @@ class Pipeline:
         other = copy.copy(self)
         other._use_settings(replace(self.settings, **changes))
         return other
-
-
-def _find_config(folder: Path) -> Path:
-    """config.yaml in the folder, or in that of the training if the folder is OUTPUT/checkpoints/step_N."""
-    of_training = folder.resolve().parents[1] / CONFIG_FILE
-    own = folder / CONFIG_FILE
-    return of_training if not own.is_file() and of_training.is_file() else own
 
 
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:

@@ -16,7 +16,7 @@ ALLOWED = {
     "train_tokenizer": {"training", "evaluation", "dataset", "modeling", "utils"},
     "train_generator": {"training", "sampling", "dataset", "modeling", "utils"},
 }
-FAMILIES = ("alitok", "maskgit_vq", "rar")
+FAMILIES = ("alitok", "maskgit_vq", "rar", "titok")
 
 
 def modules(room: str) -> list[Path]:

@@ -4,9 +4,7 @@
 `toy_masked`: a generator that draws several codes at a time, and whose loss depends on the training's progress.
 """
 
-import runpy
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ from sampling.decoding import DECODERS
 from sampling.noise import draw
 from sampling.pipeline import Pipeline
 from tests.support import toy
-from tests.support.paths import ROOT
+from tests.support.launch import run_here
 from tests.support.resuming import assert_equal_checkpoints
 from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer
@@ -64,6 +62,7 @@ class LineConfig:
 @TOKENIZERS.register("line", LineConfig)
 class LineTokenizer(nn.Module):
     optional_keys = ("quantize.embed_prob",)
+    variants = {}
     trainable = True
     code_keys = ("encoder.", "quantize.")
     trunks = ()
@@ -97,6 +96,9 @@ class LineTokenizer(nn.Module):
 
     def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
         load_strict(self, state, source, optional=self.optional_keys)
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        return True
 
     def begin_step(self, phase: Any) -> None:
         self.quantize.clustering = phase.clustering
@@ -190,15 +192,6 @@ class MaskedDecoder:
         return codes
 
 
-def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
-    """A script as `python script arguments` runs it, but in this process, which knows the new families."""
-    with monkeypatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        patch.setattr(sys, "path", list(sys.path))
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-
-
 @dataclass
 class Work:
     folder: Path
@@ -234,11 +227,11 @@ def work(tmp_path_factory) -> Iterator[Work]:
             "training": common,
             "phases": [{"name": "proxy", "steps": 40, "learning_rate": 1e-2, "clustering": True}],
         }
-        run(monkeypatch, "train_tokenizer/train_tokenizer.py", f"config={write_yaml(folder / 't.yaml', stage)}")
+        run_here(monkeypatch, "train_tokenizer/train_tokenizer.py", f"config={write_yaml(folder / 't.yaml', stage)}")
         weights = folder / "tokenizer" / "model.safetensors"
         encode = ("--img_size", toy.IMAGE_SIZE, "--num_workers", 0, "--data_path", images)
         encode += ("--tokenizer_config", folder / "tokenizer" / "config.yaml", "--tokenizer_checkpoint", weights)
-        run(monkeypatch, "pretokenization.py", *encode, "--cached_path", folder / "cache")
+        run_here(monkeypatch, "pretokenization.py", *encode, "--cached_path", folder / "cache")
         ar = {
             "experiment": {
                 "output_dir": str(folder / "generator"),
@@ -260,7 +253,7 @@ def work(tmp_path_factory) -> Iterator[Work]:
             "training": common | {"max_train_steps": 60},
             "sampling": {"num_samples": 12, "batch_size": 5},
         }
-        run(monkeypatch, "train_ar.py", f"config={write_yaml(folder / 'ar.yaml', ar)}")
+        run_here(monkeypatch, "train_ar.py", f"config={write_yaml(folder / 'ar.yaml', ar)}")
         yield Work(folder, images, folder / "tokenizer", folder / "cache", folder / "generator")
 
 
@@ -293,7 +286,7 @@ def test_samples_do_not_depend_on_the_batch(work, monkeypatch):
     pixels = []
     for batch_size in (5, 12):
         output = work.folder / f"samples{batch_size}"
-        run(
+        run_here(
             monkeypatch,
             "sample_imagenet.py",
             f"config={work.folder / 'ar.yaml'}",
@@ -325,13 +318,13 @@ def test_evaluation_runs(work, monkeypatch, capfd):
     tokenizer = ("--tokenizer_config", work.tokenizer / "config.yaml")
     tokenizer += ("--tokenizer_checkpoint", work.tokenizer / "model.safetensors")
     data = ("--data_path", work.images)
-    run(monkeypatch, "evaluation/evaluate_tokenizer.py", *data, *tokenizer, "--metrics", "psnr,ssim")
+    run_here(monkeypatch, "evaluation/evaluate_tokenizer.py", *data, *tokenizer, "--metrics", "psnr,ssim")
     assert "psnr: " in capfd.readouterr().out
     classifier, samples = work.folder / "classifier.safetensors", work.folder / "noise.npz"
     save_classifier(classifier, Classifier(toy.NUM_CLASSES), toy.IMAGE_SIZE, 0.5)
     np.savez(samples, arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
     evaluator = "guided-diffusion/evaluations/evaluator.py"
-    run(monkeypatch, evaluator, samples, samples, "--classifier", classifier)
+    run_here(monkeypatch, evaluator, samples, samples, "--classifier", classifier)
     assert "Precision: 1.0" in capfd.readouterr().out
 
 

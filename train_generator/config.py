@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from omegaconf import II
-
 from dataset.config import DataSettings
 from modeling.configs import REPLACED_KEYS, Models
 from sampling.settings import SamplingOptions
 from training.config import ExperimentSettings, TrainingSettings
+from training.lr_schedule import CosineParams
 from training.optimizer import AdamWParams, OptimizerSettings
 from utils.config import option, section
 
@@ -56,13 +55,6 @@ class GeneratorAdamW(AdamWParams):
 @dataclass
 class GeneratorOptimizer(OptimizerSettings):
     params: GeneratorAdamW = section(GeneratorAdamW)
-
-
-@dataclass
-class CosineParams:
-    learning_rate: float | None = option(II("optimizer.params.learning_rate"), "follows the optimizer's", min=0)
-    warmup_steps: int = option(62500, "steps of linear warm-up from 0", min=0)
-    end_lr: float = option(1e-5, "learning rate at the end", min=0)
 
 
 @dataclass

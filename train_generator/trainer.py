@@ -27,7 +27,7 @@ from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.lr_schedule import warmup_cosine
-from training.optimizer import make_adamw, set_learning_rate
+from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.peak_flops import matmul_peak
 from training.state import TrainState
 from utils.errors import UserError
@@ -54,17 +54,6 @@ class LossModule(nn.Module):
 
     def forward(self, codes: Tensor, class_ids: Tensor, progress: Progress, noise: Tensor) -> GeneratorLoss:
         return self.generator.loss(codes, class_ids, progress, noise)
-
-
-def parameter_groups(generator: Generator, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: the parameters that the generator decays, and the others."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, parameter in generator.named_parameters():
-        groups[generator.decays(name, parameter)].append(parameter)
-    return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
-    ]
 
 
 def loss_noise(seed: int, sample_numbers: Tensor, numbers_per_sample: int) -> Tensor:
@@ -217,8 +206,9 @@ class GeneratorTrainer:
             describe=lambda: describe_batches(self.data.training, batches),
         )
         self.state.skipped_steps += not updated
-        if self.ema is not None:
-            self.ema.update(self.generator)
+        if self.ema is not None and updated:
+            self.state.ema_updates += 1
+            self.ema.update(self.generator, self.state.ema_updates)
         self.state.advance(self.images_per_step)
         return {**means, "grad_norm": norm, "lr": rate, "epoch": self.state.samples_seen / len(self.data.training)}
 

@@ -3,15 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 from dataset.config import DataSettings
+from dataset.crops import RESIZES
 from modeling.configs import REPLACED_KEYS, TokenizerModel
 from train_tokenizer.loss import LossSettings
 from train_tokenizer.phases import Phase
 from training.config import ExperimentSettings, TrainingSettings
-from training.optimizer import OptimizerSettings
+from training.lr_schedule import CosineParams
+from training.optimizer import AdamWParams, OptimizerSettings
 from utils.config import option, section
+
+IMAGE_FOLDER = "an image folder with train/<class>/<file> and val/<class>/<file>"
+TOKENIZER_LOSSES = ("quantizer_weight", "prefix_weight", "reconstruction_loss", "reconstruction_weight", "kl_weight")
 
 
 @dataclass
@@ -21,8 +26,11 @@ class TokenizerExperiment(ExperimentSettings):
     project: str = "alitok-tokenizer"
     name: str = "tokenizer"
     milestone_every: int = 50000
+    init_weight: str | None = option(None, "the published name of init_from")
     init_from: str | None = option(
-        None, "weights of an earlier stage to start from; stage 2 needs those of stage 1", path="read"
+        II("experiment.init_weight"),
+        "weights of an earlier stage to start from; stage 2 needs those of stage 1",
+        path="read",
     )
 
 
@@ -32,6 +40,7 @@ class ImageData(DataSettings):
 
     data_path: str = MISSING
     random_flip: bool = option(True, "mirror images at random")
+    resize: str = option("bilinear", "how images get their size; TiTok: bicubic", choices=tuple(RESIZES))
     max_eval_images: int = option(50000, "validate on at most this many images, evenly spaced", min=1)
 
 
@@ -51,13 +60,30 @@ class ValidationSettings:
 
 
 @dataclass
-class WarmupParams:
-    warmup_steps: int = option(10000, "steps of linear warm-up at the start of the stage", min=0)
+class TokenizerAdamW(AdamWParams):
+    learning_rate: float = option(1e-4, "highest learning rate; with lr_scheduler phases each phase has its own", min=0)
+    discriminator_learning_rate: float = option(1e-4, "of the discriminator; constant with lr_scheduler phases", min=0)
 
 
 @dataclass
-class WarmupSchedule:
-    params: WarmupParams = section(WarmupParams)
+class TokenizerOptimizer(OptimizerSettings):
+    params: TokenizerAdamW = section(TokenizerAdamW)
+
+
+@dataclass
+class StageParams(CosineParams):
+    warmup_steps: int = 10000
+
+
+@dataclass
+class StageSchedule:
+    scheduler: str = option(
+        "phases",
+        "phases: each phase has its rate | cosine: warm-up, then half a cosine to end_lr over the whole stage, and for"
+        " the discriminator over the phases with the GAN",
+        choices=("phases", "cosine"),
+    )
+    params: StageParams = section(StageParams)
 
 
 @dataclass
@@ -72,8 +98,17 @@ class TokenizerTraining(TrainingSettings):
 @dataclass
 class TokenizerConfig:
     replaced_keys: ClassVar[dict[str, str]] = {
-        "losses.quantizer_weight": "set model.vq_model.quantizer_weight",
-        "losses.prefix_weight": "set model.vq_model.prefix_weight",
+        **{f"losses.{key}": f"set model.vq_model.{key}" for key in TOKENIZER_LOSSES},
+        "losses.perceptual_loss": "phases have perceptual_weight (ConvNeXt-S) and lpips_weight",
+        "losses.perceptual_weight": "phases have perceptual_weight (ConvNeXt-S) and lpips_weight",
+        "losses.discriminator_start": "the GAN starts with the first phase that has gan: true",
+        "losses.discriminator_learning_rate": "set optimizer.params.discriminator_learning_rate",
+        "dataset.params.train_shards_path_or_url": f"set dataset.params.data_path to {IMAGE_FOLDER}",
+        "dataset.params.eval_shards_path_or_url": f"set dataset.params.data_path to {IMAGE_FOLDER}",
+        "dataset.preprocessing": "crops have side model.vq_model.image_size; dataset.params has resize, random_flip",
+        "experiment.generate_every": "pictures are drawn at each validation: set experiment.eval_every",
+        "training.max_train_steps": "phases have their steps",
+        "training.num_generated_images": "each validation draws 16 reconstructions",
         **REPLACED_KEYS,
     }
     experiment: TokenizerExperiment = section(TokenizerExperiment)
@@ -81,7 +116,7 @@ class TokenizerConfig:
     dataset: ImageDataSection = section(ImageDataSection)
     losses: LossSettings = section(LossSettings)
     validation: ValidationSettings = section(ValidationSettings)
-    optimizer: OptimizerSettings = section(OptimizerSettings)
-    lr_scheduler: WarmupSchedule = section(WarmupSchedule)
+    optimizer: TokenizerOptimizer = section(TokenizerOptimizer)
+    lr_scheduler: StageSchedule = section(StageSchedule)
     training: TokenizerTraining = section(TokenizerTraining)
     phases: list[Phase] = option([], "phases of the stage, one after another; no default")

@@ -28,9 +28,14 @@ class LossSettings:
         None, "VGG16 weights for LPIPS; null: torch's hub cache, else a download", path="read"
     )
     random_weights: bool = option(False, "untrained perceptual networks, only for tests")
+    full_precision: bool = option(False, "compute the losses on pixels and the discriminator in float32, as TiTok")
     discriminator_factor: float = option(0.1, "scales both adversarial losses", min=0)
     discriminator_weight: float = option(0.05, "scales the tokenizer's adversarial loss once more", min=0)
-    discriminator_learning_rate: float = option(1e-4, "constant", min=0)
+    discriminator_turns: bool = option(
+        True, "tokenizer and discriminator take turns, a step each, as AliTok; false: each step updates both, as TiTok"
+    )
+    lecam_regularization_weight: float = option(0.0, "weight of LeCam in the discriminator's loss", min=0)
+    lecam_ema_decay: float = option(0.999, "decay of the running means of LeCam", min=0, max=1)
 
 
 class TokenizerLoss:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,10 +15,9 @@ from dataset.images import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
+from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
-from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.loss import TokenizerLoss
-from train_tokenizer.losses import hinge_discriminator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
 from train_tokenizer.validation import Validation
 from training.average import make_average
@@ -26,7 +26,7 @@ from training.distributed import accumulate, build_accelerator, require_agreemen
 from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
-from training.optimizer import make_adamw, set_learning_rate
+from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.state import TrainState
 from utils.errors import UserError
 from utils.weights import read_state_dict
@@ -52,7 +52,9 @@ class TokenizerTrainer:
 
     def __init__(self, config: TokenizerConfig):
         self.config, training, params = config, config.training, config.dataset.params
-        self.schedule = PhaseSchedule(config.phases, config.lr_scheduler.params.warmup_steps)
+        rates = config.lr_scheduler.params
+        cosine = rates if config.lr_scheduler.scheduler == "cosine" else None
+        self.schedule = PhaseSchedule(config.phases, rates.warmup_steps, cosine)
         self.total_steps = self.schedule.total_steps
         self.accelerator = build_accelerator(training)
         device = self.accelerator.device
@@ -73,23 +75,19 @@ class TokenizerTrainer:
             trunk.activation_checkpointing = training.activation_checkpointing
             if training.compile:
                 trunk.compile()  # in place: the names of the weights stay
-        learned = [p for p in self.tokenizer.parameters() if p.requires_grad]
-        optimizer = make_adamw(learned, config.optimizer.params, self.schedule.learning_rate(0))
+        groups = parameter_groups(self.tokenizer, config.optimizer.params.weight_decay)
+        optimizer = make_adamw(groups, config.optimizer.params, self.schedule.learning_rate(0))
         self.state.optimizers["optimizer"] = (self.tokenizer, optimizer)
-        self.discriminator = self.discriminator_ddp = self.discriminator_optimizer = None
+        self.adversary: Adversary | None = None
         if self.schedule.uses_gan:
-            self.discriminator = Discriminator().to(device)
-            self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), lr=config.losses.discriminator_learning_rate, fused=True
-            )
-            self.state.models["discriminator"] = self.discriminator
-            self.state.optimizers["discriminator_optimizer"] = (self.discriminator, self.discriminator_optimizer)
+            self.adversary = Adversary(config, self.accelerator, self.tokenizer.decays, self._autocast_losses)
+            self.adversary.add_to(self.state)
 
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator)
         self.output_dir = self.checkpointer.output_dir
         report = self.output_dir / "undecodable.txt"
         self.bad_files = BadFiles(train_images, params.max_bad_fraction, report, self.state.undecodable)
-        self.dataset = TrainingImages(train_images, self.tokenizer.image_size, params.random_flip)
+        self.dataset = TrainingImages(train_images, self.tokenizer.image_size, params.random_flip, params.resize)
 
         # Frozen networks of losses and validation.
         if config.losses.random_weights:
@@ -108,10 +106,8 @@ class TokenizerTrainer:
 
         # What the ranks share.
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
-        if self.discriminator is not None:
-            self.discriminator_ddp, self.discriminator_optimizer = self.accelerator.prepare(
-                self.discriminator, self.discriminator_optimizer
-            )
+        if self.adversary is not None:
+            self.adversary.prepare()
         self.guard = StepGuard(self.accelerator, training)
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
@@ -180,60 +176,73 @@ class TokenizerTrainer:
         set_learning_rate(self.optimizer, rate)
         self.tokenizer.train()
         self.tokenizer.begin_step(phase)
-        # While the GAN is on, tokenizer and discriminator take turns, each on a new batch.
-        if phase.gan and done % 2 == 1:
-            logged = self._discriminator_step(batches)
+        # While the GAN is on, tokenizer and discriminator take turns, or each step updates both on its batch.
+        turns = self.config.losses.discriminator_turns
+        if phase.gan and turns and done % 2 == 1:
+            logged, updated = self._discriminator_step(batches, [self._reconstruct(b.images) for b in batches])
         else:
-            logged = self._tokenizer_step(batches, phase)
+            logged, reconstructions, updated = self._tokenizer_step(batches, phase)
+            if phase.gan and not turns and updated:
+                more, updated = self._discriminator_step(batches, reconstructions)
+                logged |= more
+        self.state.skipped_steps += not updated
         self.state.advance(self.images_per_step)
         return {"lr": rate, **logged}
 
-    def _tokenizer_step(self, batches: list[ImageBatch], phase: Phase) -> dict[str, Any]:
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)
-        means = accumulate(self.accelerator, self.model, batches, lambda b: self.tokenizer_loss(b.images, phase))
-        norm = self._update(self.model, self.optimizer, means["loss"], batches, self.tokenizer.before_update)
-        if self.ema is not None:
-            self.ema.update(self.tokenizer)
-        return {**means, "grad_norm": norm, **self.tokenizer.log_values()}
+    def _tokenizer_step(
+        self, batches: list[ImageBatch], phase: Phase
+    ) -> tuple[dict[str, Any], list[Tensor | None], bool]:
+        """The values to log, the reconstructions before the update, and whether the weights were updated."""
+        if self.adversary is not None:
+            self.adversary.discriminator.requires_grad_(False)
+        reconstructions: list[Tensor | None] = []
 
-    def _discriminator_step(self, batches: list[ImageBatch]) -> dict[str, Any]:
-        self.discriminator.requires_grad_(True)
-        model, optimizer = self.discriminator_ddp, self.discriminator_optimizer
-        means = accumulate(self.accelerator, model, batches, lambda b: {"loss": self.discriminator_loss(b.images)})
-        norm = self._update(model, optimizer, means["loss"], batches)
-        return {"discriminator": means["loss"], "discriminator_grad_norm": norm}
+        def forward(batch: ImageBatch) -> dict[str, Tensor]:
+            values, reconstruction = self.tokenizer_loss(batch.images, phase)
+            reconstructions.append(None if reconstruction is None else reconstruction.detach())
+            return values
 
-    def _update(
-        self, model: Any, optimizer: Any, loss: Tensor, batches: list[ImageBatch], before=lambda: None
-    ) -> float:
+        means = accumulate(self.accelerator, self.model, batches, forward)
         norm, updated = self.guard.update(
-            model,
-            optimizer,
-            loss,
+            self.model,
+            self.optimizer,
+            means["loss"],
             step=self.state.step,
             describe=lambda: describe_batches(self.dataset, batches),
-            before_update=before,
+            before_update=self.tokenizer.before_update,
         )
-        self.state.skipped_steps += not updated
-        return norm
+        if self.ema is not None and updated:
+            self.state.ema_updates += 1
+            self.ema.update(self.tokenizer, self.state.ema_updates)
+        return {**means, "grad_norm": norm, **self.tokenizer.log_values()}, reconstructions, updated
 
-    def tokenizer_loss(self, images: Tensor, phase: Phase) -> dict[str, Tensor]:
-        """ "loss" of the tokenizer on images (B, 3, H, W), and its terms by name."""
-        with self.accelerator.autocast():
-            return self.loss(images, self.model(images), phase, self.discriminator)
+    def _discriminator_step(
+        self, batches: list[ImageBatch], reconstructions: list[Tensor]
+    ) -> tuple[dict[str, Any], bool]:
+        pairs = [(batch.images, fake) for batch, fake in zip(batches, reconstructions, strict=True)]
+        rate = self.schedule.discriminator_rate(
+            self.state.step, self.config.optimizer.params.discriminator_learning_rate
+        )
+        return self.adversary.step(pairs, rate, self.state.step, lambda: describe_batches(self.dataset, batches))
 
-    def discriminator_loss(self, images: Tensor) -> Tensor:
-        """Hinge loss of the discriminator on images and their reconstructions."""
-        with torch.no_grad(), self.accelerator.autocast():
-            self.tokenizer.eval()
-            fake = self.tokenizer(images).reconstruction
-            self.tokenizer.train()
+    def tokenizer_loss(self, images: Tensor, phase: Phase) -> tuple[dict[str, Tensor], Tensor | None]:
+        """ "loss" of the tokenizer on images (B, 3, H, W) and its terms by name; and its reconstruction, if any."""
         with self.accelerator.autocast():
-            # One forward for both halves: DDP allows one per backward, and no layer mixes images.
-            real_logits, fake_logits = self.discriminator_ddp(torch.cat([images, fake])).chunk(2)
-            loss = hinge_discriminator_loss(real_logits, fake_logits)
-        return self.config.losses.discriminator_factor * loss
+            output = self.model(images)
+        with self._autocast_losses():
+            discriminator = None if self.adversary is None else self.adversary.discriminator
+            return self.loss(images, output, phase, discriminator), output.reconstruction
+
+    @torch.no_grad()
+    def _reconstruct(self, images: Tensor) -> Tensor:
+        self.tokenizer.eval()
+        with self.accelerator.autocast():
+            reconstruction = self.tokenizer(images).reconstruction
+        self.tokenizer.train()
+        return reconstruction
+
+    def _autocast_losses(self) -> AbstractContextManager:
+        return nullcontext() if self.config.losses.full_precision else self.accelerator.autocast()
 
     def _finish_log(self, means: dict[str, float]) -> dict[str, float]:
         return means | {"undecodable_files": self.bad_files.sync_across_ranks()}

@@ -41,6 +41,7 @@ class Validation:
             batch_size=config.training.per_gpu_batch_size,
             num_workers=config.dataset.params.num_workers_per_gpu,
             max_images=config.dataset.params.max_eval_images,
+            resize=config.dataset.params.resize,
             lpips=lpips,
             inception=inception,
             autocast=accelerator.autocast,
@@ -52,7 +53,7 @@ class Validation:
         if self.accelerator.is_main_process:
             logger.log(step, metrics)
             logger.image(step, "reconstructions", self.evaluation.preview(tokenizer))
-            if metrics["val_codebook_usage"] < self.min_usage:
+            if metrics.get("val_codebook_usage", 1.0) < self.min_usage:
                 tqdm.write(
                     f"warning: step {step}: the validation images use only {metrics['val_codebook_usage']:.1%} of the"
                     f" codebook (validation.min_codebook_usage is {self.min_usage:.0%}): it may have collapsed. Is"

@@ -1,8 +1,22 @@
 """Learning rates as functions of the optimizer steps done, so that a checkpoint needs no scheduler state."""
 
 import math
+from dataclasses import dataclass
+
+from omegaconf import II
+
+from utils.config import option
 
 SHAPES = ("constant", "linear", "cosine")
+
+
+@dataclass
+class CosineParams:
+    """Settings of `warmup_cosine`."""
+
+    learning_rate: float | None = option(II("optimizer.params.learning_rate"), "follows the optimizer's", min=0)
+    warmup_steps: int = option(62500, "steps of linear warm-up from 0", min=0)
+    end_lr: float = option(1e-5, "learning rate at the end", min=0)
 
 
 def anneal(progress: float, start: float, end: float, shape: str) -> float:
@@ -14,7 +28,7 @@ def anneal(progress: float, start: float, end: float, shape: str) -> float:
 
 
 def warmup_cosine(step: int, *, base: float, end: float, warmup_steps: int, total_steps: int) -> float:
-    """The generators' schedule: base * n / warm-up, then a half cosine to `end`.
+    """The schedule of 1d-tokenizer: base * n / warm-up, then a half cosine to `end`.
 
     `step` is the number of updates done; the first update has rate 0.
     """

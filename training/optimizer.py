@@ -1,10 +1,11 @@
 """AdamW and its settings."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from utils.config import option, section
 
@@ -20,6 +21,22 @@ class AdamWParams:
 class OptimizerSettings:
     name: str = option("adamw", "the only one", choices=("adamw",))
     params: AdamWParams = section(AdamWParams)
+
+
+def parameter_groups(
+    model: Any, weight_decay: float, decays: Callable[[str, Tensor], bool] | None = None
+) -> list[dict[str, Any]]:
+    """The parameters that learn in at most two groups: those with weight decay, and the others.
+
+    decays(name, parameter): whether weight decay applies; by default the model's own method of that name.
+    """
+    decays = decays or model.decays
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[decays(name, parameter)].append(parameter)
+    decay = {True: weight_decay, False: 0.0}
+    return [{"params": groups[key], "weight_decay": decay[key]} for key in (True, False) if groups[key]]
 
 
 def make_adamw(groups: Iterable[Any], params: AdamWParams, learning_rate: float) -> torch.optim.AdamW:

@@ -19,6 +19,7 @@ class TrainState:
     step: int = 0  # optimizer steps done, skipped ones included
     samples_seen: int = 0  # by all ranks together
     skipped_steps: int = 0
+    ema_updates: int = 0  # of the moving average
     undecodable: set[int] = field(default_factory=set)  # training files, by index
     data: dict[str, Any] = field(default_factory=dict)  # facts about the training data; a resumed run compares them
 
@@ -37,6 +38,7 @@ class TrainState:
         return {
             "samples_seen": self.samples_seen,
             "skipped_steps": self.skipped_steps,
+            "ema_updates": self.ema_updates,
             "undecodable": sorted(self.undecodable),
             **self.data,
         }
@@ -45,4 +47,5 @@ class TrainState:
         self.step = saved["step"]
         self.samples_seen = saved["samples_seen"]
         self.skipped_steps = saved["skipped_steps"]
+        self.ema_updates = saved.get("ema_updates", self.step)  # older checkpoints do not count them
         self.undecodable |= set(saved["undecodable"])

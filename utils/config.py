@@ -205,8 +205,9 @@ def _schema(schema_class: type, given: DictConfig, overrides: Sequence[str]) -> 
     schema = OmegaConf.structured(schema_class)
     for key, registry in registry_sections(schema_class).items():
         chosen = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}.name=")]
-        name = chosen[-1] if chosen else OmegaConf.select(given, f"{key}.name")
-        settings = OmegaConf.structured(registry.settings_class(name or registry.default))
+        section = OmegaConf.select(given, key)
+        name = chosen[-1] if chosen else registry.name_of(section if isinstance(section, DictConfig) else {})
+        settings = OmegaConf.structured(registry.settings_class(name))
         OmegaConf.update(schema, key, settings, merge=False, force_add=True)
     return schema
 

@@ -8,6 +8,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from utils.errors import UserError, first_line
+from utils.weights import weights_file
+
+CONFIG_FILE, PUBLISHED_CONFIG_FILE = "config.yaml", "config.json"
+WEIGHT_SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
 
 def hub_path(url: str) -> Path:
@@ -25,9 +29,33 @@ def local_folder(source: str | Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise UserError(f"{source} is neither a file, nor a folder, nor a hub id (name/repository)")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml"]))
+        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml", "*.json"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"{source} is neither a folder nor a hub repository: {first_line(error)}") from error
+
+
+def _is_file_name(source: str | Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether `source` names a file, there or not, and no folder or hub id."""
+    return Path(source).is_file() or (Path(source).suffix in suffixes and not Path(source).is_dir())
+
+
+def pretrained_weights(source: str | Path) -> Path:
+    """`source` if it names a file, else the weights in that folder or hub repository. Raises UserError."""
+    return Path(source) if _is_file_name(source, WEIGHT_SUFFIXES) else weights_file(local_folder(source))
+
+
+def config_file(source: str | Path) -> Path:
+    """`source` if it names a file, else the configuration in that folder or hub repository.
+
+    It is config.yaml, as trainings write it, else config.json, as published. OUTPUT/checkpoints/step_N has that of
+    OUTPUT. Raises UserError.
+    """
+    if _is_file_name(source, (".yaml", ".yml", ".json")):
+        return Path(source)
+    folder = local_folder(source)
+    of_training = folder.resolve().parents[1]
+    places = (folder / CONFIG_FILE, folder / PUBLISHED_CONFIG_FILE, of_training / CONFIG_FILE)
+    return next((path for path in places if path.is_file()), places[0])
 
 
 def find_weights(

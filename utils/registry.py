@@ -10,10 +10,15 @@ from utils.errors import UserError, nearest
 class Registry:
     """Parts of one kind by name. A part registers itself when its module is imported."""
 
-    def __init__(self, kind: str, modules: Mapping[str, str], default: str):
-        """kind: for messages; modules: name -> module that registers it, imported on first use."""
+    def __init__(self, kind: str, modules: Mapping[str, str], default: str, unnamed: Mapping[str, str] | None = None):
+        """kind: for messages; modules: name -> module that registers it, imported on first use.
+
+        default: the part of a section without a name; unnamed: key -> the part of a section without a name that
+        has this key, for published configuration files.
+        """
         self.kind = kind
         self.default = default
+        self._unnamed = dict(unnamed or {})
         self._modules = dict(modules)
         self._entries: dict[str, tuple[type, Callable[..., Any]]] = {}
 
@@ -25,6 +30,11 @@ class Registry:
             return part_class
 
         return add
+
+    def name_of(self, section: Mapping[str, Any]) -> str:
+        """The part that a section of a configuration file is about."""
+        known = (name for key, name in self._unnamed.items() if key in section)
+        return section.get("name") or next(known, self.default)
 
     def _entry(self, name: str) -> tuple[type, Callable[..., Any]]:
         if name not in self._entries:

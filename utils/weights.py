@@ -69,6 +69,12 @@ def _first_few(names: Iterable[str]) -> str:
     return ", ".join(names[:MAX_KEYS_IN_ERROR]) + more
 
 
+def _variant(variants: Mapping[str, str], keys: Iterable[str]) -> str:
+    keys = list(keys)
+    found = (meaning for start, meaning in variants.items() if any(key.startswith(start) for key in keys))
+    return next(found, "other weights")
+
+
 def load_strict(
     model: nn.Module,
     state: Mapping[str, Tensor],
@@ -76,12 +82,14 @@ def load_strict(
     *,
     optional: Iterable[str] = (),
     prefixes: tuple[str, ...] = ("",),
+    variants: Mapping[str, str] | None = None,
 ) -> None:
     """Load by name the keys that start with one of `prefixes`, by default all.
 
     Names as other programs wrap them are unwrapped first (`without_prefixes`).
 
     Keys in `optional` may be missing from `state`, or be in it without being in the model.
+    variants: start of a key -> what a model with such keys is, for the error; the first one that is found counts.
     Raises UserError that names `source`, missing and unexpected keys, shapes that differ, and a tensor that
     holds NaN or infinity.
     """
@@ -102,7 +110,9 @@ def load_strict(
         if names
     ]
     if problems:
-        raise UserError(f"{source} does not match the configuration; {'; '.join(problems)}")
+        there, wanted = (_variant(variants or {}, keys) for keys in (state, own))
+        known = f": it holds {there}, the configuration asks for {wanted}" if there != wanted else ""
+        raise UserError(f"{source} does not match the configuration{known}; {'; '.join(problems)}")
     require_finite(state, source)
     meta = any(v.is_meta for v in own.values())
     # A model on the meta device has no storage to copy into: assign the tensors.

@@ -15,7 +15,7 @@ import torch
 from dataset.images import list_images
 from experiments.ablation.config import AblationConfig, Variant, check
 from experiments.job_runner import Job
-from modeling.build import CONFIG_FILE, build_generator, code_layout
+from modeling.build import build_generator, code_layout
 from modeling.configs import read_tokenizer_config
 from modeling.frozen.imagenet_classifiers import SMALL_CLASSIFIER
 from train_generator.config import ARConfig
@@ -127,7 +127,7 @@ def plan_run(config: AblationConfig, name: str, seed: int, num_classes: int) -> 
 def plan_stage1(config: AblationConfig, owner: Variant, run: Run, job: Callable[..., Job]) -> tuple[Any, Iterable[Job]]:
     """Settings of the tokenizer, and the jobs that train it."""
     if owner.tokenizer:
-        return read_tokenizer_config(run.stage1 / CONFIG_FILE), ()
+        return read_tokenizer_config(run.stage1), ()
     train = job("{codes_of}, seed {seed}: stage 1", TRAIN_STAGE1, "{stage1}", "{configs[stage1]}")
     train, composed = add_overrides(train, [*config.overrides.stage1, *owner.stage1], TokenizerConfig)
     return composed.model.vq_model, with_loss_classifier(train, composed, job)

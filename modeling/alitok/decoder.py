@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from modeling.alitok.settings import AliTokConfig
 from modeling.layers.precision import at_least_float32
 from modeling.layers.run_blocks import run_blocks
-from modeling.layers.transformer import ResidualAttentionBlock, learned_tokens
+from modeling.layers.transformer import Attention, ResidualAttentionBlock, learned_tokens
 
 
 class Decoder(nn.Module):
@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         self.latent_token_positional_embedding = learned_tokens(length, sizes.width)
         self.ln_pre = nn.LayerNorm(sizes.width)
         self.transformer = nn.ModuleList(
-            ResidualAttentionBlock(sizes.width, sizes.num_heads, sizes.mlp_ratio, sizes.causal)
+            ResidualAttentionBlock(sizes.width, Attention(sizes.width, sizes.num_heads, sizes.causal), sizes.mlp_ratio)
             for _ in range(sizes.num_layers)
         )
         self.ln_post = nn.LayerNorm(sizes.width)

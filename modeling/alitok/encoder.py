@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from modeling.alitok.settings import AliTokConfig
 from modeling.layers.run_blocks import run_blocks
-from modeling.layers.transformer import ResidualAttentionBlock, learned_tokens
+from modeling.layers.transformer import Attention, ResidualAttentionBlock, learned_tokens
 
 
 class Encoder(nn.Module):
@@ -21,7 +21,8 @@ class Encoder(nn.Module):
         self.latent_token_positional_embedding = learned_tokens(self.num_latent_tokens, sizes.width)
         self.ln_pre = nn.LayerNorm(sizes.width)
         self.transformer = nn.ModuleList(
-            ResidualAttentionBlock(sizes.width, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.num_layers)
+            ResidualAttentionBlock(sizes.width, Attention(sizes.width, sizes.num_heads), sizes.mlp_ratio)
+            for _ in range(sizes.num_layers)
         )
         self.ln_post = nn.LayerNorm(sizes.width)
         self.conv_out = nn.Conv2d(sizes.width, config.token_size, 1)

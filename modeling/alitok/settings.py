@@ -3,15 +3,8 @@
 from dataclasses import dataclass
 
 from modeling.interfaces import CodeLayout
+from modeling.layers.transformer import TransformerConfig
 from utils.config import option, section
-
-
-@dataclass
-class TransformerConfig:
-    width: int = option(768, "channels", min=1)
-    num_layers: int = option(12, "blocks", min=1)
-    num_heads: int = option(12, "attention heads", min=1)
-    mlp_ratio: float = option(4.0, "hidden width of the MLPs over width", above=0)
 
 
 @dataclass

@@ -23,6 +23,10 @@ class AliTok(nn.Module):
 
     # The usage statistics of codebook clustering; the published AliTok.pth lacks them.
     optional_keys = ("quantize.embed_prob",)
+    variants = {
+        "decoder.ffn_aux.": "a stage-1 AliTok with a prefix head (decoder.prefix_head=true)",
+        "decoder.": "an AliTok without a prefix head (decoder.prefix_head=false), as stage 2 makes it",
+    }
     trainable = True
     code_keys = ("encoder.", "quantize.", "latent_tokens")
 
@@ -80,6 +84,10 @@ class AliTok(nn.Module):
     def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
         """Stage 2 takes encoder, codebook and latent tokens of a stage-1 tokenizer, but not its decoder."""
         load_strict(self, state, source, optional=self.optional_keys, prefixes=self.code_keys)
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Every parameter, as published."""
+        return True
 
     def begin_step(self, phase: Any) -> None:
         learns = self.quantize.embedding.weight.requires_grad

@@ -7,7 +7,7 @@ from torch import Tensor
 from modeling.layers.codebook import Codebook
 from modeling.layers.precision import at_least_float32
 
-COMMITMENT_WEIGHT = 0.25
+COMMITMENT_COST = 0.25
 USAGE_DECAY = 0.99
 # Sharpness of the switch between "used, stays" and "dead, jumps to a live latent" (CVQ-VAE).
 ANCHOR_SHARPNESS = 10.0
@@ -24,9 +24,18 @@ class VectorQuantizer(Codebook):
     leaves the codebook unchanged.
     """
 
-    def __init__(self, codebook_size: int, token_size: int, *, clustering: bool = False):
-        super().__init__(codebook_size, token_size)
+    def __init__(
+        self,
+        codebook_size: int,
+        token_size: int,
+        *,
+        clustering: bool = False,
+        l2_normalized: bool = False,
+        commitment_cost: float = COMMITMENT_COST,
+    ):
+        super().__init__(codebook_size, token_size, l2_normalized=l2_normalized)
         self.codebook_size = codebook_size
+        self.commitment_cost = commitment_cost
         self.clustering = clustering
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
         # On the CPU even if the model is built on the meta device, because some files lack it.
@@ -39,15 +48,16 @@ class VectorQuantizer(Codebook):
 
         z: (B, C, 1, T).
         Returns quantized (B, C, 1, T) with the straight-through gradient, the mean loss
-        0.25 (sg[q] - z)^2 + (q - sg[z])^2, and codes (B, T) int64.
+        commitment_cost (sg[q] - z)^2 + (q - sg[z])^2, and codes (B, T) int64. With `l2_normalized`,
+        z and q are the normalized ones in all of these, and gradients pass through the normalization.
         """
-        z = at_least_float32(z)
+        z = self.normalized(at_least_float32(z))
         rows = z.permute(0, 2, 3, 1)
         with torch.no_grad():
             distances = self.distances(rows.reshape(-1, rows.shape[-1]))
             codes = distances.argmin(dim=1)
         quantized = self.lookup(codes.view(z.shape[0], -1))
-        loss = COMMITMENT_WEIGHT * (quantized.detach() - z).square().mean()
+        loss = self.commitment_cost * (quantized.detach() - z).square().mean()
         loss = loss + (quantized - z.detach()).square().mean()
         if self.training and self.clustering:
             self._collect(rows.detach().reshape(-1, rows.shape[-1]), codes, distances)

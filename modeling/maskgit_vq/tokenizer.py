@@ -16,6 +16,7 @@ class MaskGITVQ(nn.Module):
     """A code for each place of a grid, in raster order."""
 
     optional_keys = ()
+    variants = {}
     trainable = False
 
     def __init__(self, config: MaskGITVQConfig):

@@ -71,3 +71,12 @@ def test_training_crop():
         mirrored = random_crop(image, 20, (0.5, u, 0.1), flip=True)
         assert (np.array(mirrored) == np.array(crop)[:, ::-1]).all()
     assert resize_center_crop(image, 20).size == (20, 20)
+
+
+def test_the_resize_of_titok():
+    image, size = picture(60, 40), transforms.InterpolationMode.BICUBIC
+    whole = transforms.functional.resize(image, 20, size)
+    crop = random_crop(image, 20, (0.5, 0.0, 0.9), flip=True, resize="bicubic")
+    assert (np.array(crop) == np.array(whole)[:, :20]).all()
+    assert (np.array(resize_center_crop(image, 20, "bicubic")) == np.array(whole)[:, 5:25]).all()
+    assert (np.array(resize_center_crop(image, 20)) != np.array(whole)[:, 5:25]).any()

@@ -5,7 +5,19 @@ import pytest
 from tests.support import launch, toy
 from tests.support.commands import pretokenize, sample_imagenet
 from tests.support.paths import ROOT
+from tests.support.toy.titok import titok, write_titok_config
 from utils.weights import export_weights
+
+
+def test_tokenizers_that_do_not_fit(refusal, images, tmp_path):
+    """Gaussian latents for a token cache; a two-stage configuration with single-stage weights."""
+    gaussian, two_stage = (write_titok_config(tmp_path / f"{v}.yaml", v) for v in ("vae", "stage2"))
+    weights = export_weights(tmp_path / "weights", titok("single_stage").state_dict())[1]
+    line = refusal(*pretokenize(images, gaussian, weights, tmp_path / "cache", "--img_size", 32))
+    assert "this 'titok' tokenizer makes continuous latents, not codes; token caches" in line
+    line = refusal(*pretokenize(images, two_stage, weights, tmp_path / "cache", "--img_size", 32))
+    assert "it holds a single-stage TiTok" in line
+    assert "the configuration asks for a two-stage TiTok with its pixel decoder" in line
 
 
 def test_data_folders(refusal, tmp_path):

@@ -36,8 +36,8 @@ def main() -> None:
     first = quantize.embedding.weight.detach().clone()
     for _ in range(trainer.total_steps):
         values = trainer.train_step(next(batches))
-        loss = values["loss"] if "loss" in values else values["discriminator"]
-        losses.append(float(trainer.accelerator.reduce(loss, reduction="mean")))
+        for loss in (values[name] for name in ("loss", "discriminator") if name in values):
+            losses.append(float(trainer.accelerator.reduce(loss, reduction="mean")))
         digest = hashlib.sha256(quantize.embedding.weight.detach().numpy().tobytes())
         digest.update(quantize.embed_prob.numpy().tobytes())
         hashes.append(digest.hexdigest())

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import runpy
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import pytest
 
 from tests.support.forked import Script
 from tests.support.paths import ROOT
@@ -54,6 +57,15 @@ def _run_forked(command: list[str], environment: dict[str, str]) -> subprocess.C
         finally:
             script.kill()
         return subprocess.CompletedProcess(command, script.poll(), *(path.read_text() for path in outputs))
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
+    """A script as `python script arguments` runs it, but in this process: it knows what the tests registered."""
+    with monkeypatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "path", list(sys.path))
+        runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 def start(*command: object, processes: int = 1) -> subprocess.Popen | Script:

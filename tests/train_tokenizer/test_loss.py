@@ -7,7 +7,7 @@ def test_losses_of_no_phase_are_not_built(tmp_path, images, capfd):
     trainer = tokenizer_trainer(tmp_path, "plain", 1, ONE_SHORT_PHASE)
     assert trainer.loss.logit_loss is None
     assert trainer.loss.lpips is None
-    assert trainer.discriminator is None
+    assert trainer.adversary is None
     lpips = "{name: lpips, steps: 1, learning_rate: 1e-3, lpips_weight: 1.0}"
     logits = "{name: logits, steps: 1, learning_rate: 1e-3, perceptual_weight: 1.0}"
     networks = ("losses.random_weights=true", "losses.perceptual_model=test_convnext")

@@ -51,6 +51,7 @@ def test_stage2_learns_the_decoder_and_nothing_else(tmp_path, images):
 
 def test_gan_steps_alternate(tmp_path, images):
     trainer = tokenizer_trainer(tmp_path, "run", 1)
+    discriminator = trainer.adversary.discriminator
     trainer.state.step = 6  # the first step of the GAN phase
     batch = ImageBatch(torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE), torch.arange(4), [])
 
@@ -58,11 +59,11 @@ def test_gan_steps_alternate(tmp_path, images):
         return any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
     for turn in ("tokenizer", "discriminator", "tokenizer"):
-        before = [[p.clone() for p in m.parameters()] for m in (trainer.tokenizer, trainer.discriminator)]
+        before = [[p.clone() for p in m.parameters()] for m in (trainer.tokenizer, discriminator)]
         usage = trainer.tokenizer.quantize.embed_prob.clone()
         trainer.train_step([batch])
         assert moved(trainer.tokenizer, before[0]) == (turn == "tokenizer")
-        assert moved(trainer.discriminator, before[1]) == (turn == "discriminator")
+        assert moved(discriminator, before[1]) == (turn == "discriminator")
         assert torch.equal(usage, trainer.tokenizer.quantize.embed_prob) == (turn == "discriminator")
 
 
@@ -86,7 +87,7 @@ def test_a_phase_added_later_starts_its_discriminator(tmp_path, images):
     (tmp_path / "run" / "model.safetensors").unlink()
     trainer = tokenizer_trainer(tmp_path, "run", 1)
     assert trainer.state.step == 4
-    assert trainer.discriminator is not None
+    assert trainer.adversary is not None
     trainer.run()
 
 

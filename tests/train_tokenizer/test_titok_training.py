@@ -1,0 +1,186 @@
+"""TiTok's trainings at toy size: both stages, the single stage, Gaussian latents."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset.image_dataset import ImageBatch
+from modeling.titok.proxy import build_proxy
+from tests.support import toy
+from tests.support.launch import run, run_here
+from tests.support.resuming import assert_equal_checkpoints, interrupted
+from tests.support.toy.titok import titok_config, write_titok_config
+from train_tokenizer.config import TokenizerConfig
+from train_tokenizer.trainer import TokenizerTrainer
+from training.checkpoint_files import list_checkpoints
+from training.logging import read_log
+from utils.config import load_config
+from utils.errors import UserError
+from utils.weights import read_state_dict
+
+
+def trainer(folder: Path, name: str, variant: str, *overrides: str, **settings) -> TokenizerTrainer:
+    """Train in folder/name on the images folder/images; settings: for `write_titok_config`."""
+    config = write_titok_config(folder / f"{name}.yaml", variant, **settings)
+    data = f"dataset.params.data_path={folder / 'images'}"
+    arguments = [f"config={config}", data, f"experiment.output_dir={folder / name}", *overrides]
+    return TokenizerTrainer(load_config(TokenizerConfig, "", arguments))
+
+
+def batch() -> ImageBatch:
+    generator = torch.Generator().manual_seed(0)
+    return ImageBatch(torch.rand(4, 3, 32, 32, generator=generator), torch.arange(4), [])
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_a_single_stage_resumes_bit_for_bit_inside_the_gan_phase(tmp_path, images):
+    """With clustering, LeCam and the average's warm-up."""
+
+    def build(name: str, *overrides: str) -> TokenizerTrainer:
+        return trainer(tmp_path, name, "single_stage", "experiment.save_every=6", *overrides)
+
+    whole = build("whole")
+    whole.run()
+    parts = interrupted(build, 6)
+    one, two = (list_checkpoints(t.output_dir)[-1] for t in (whole, parts))
+    assert {"lecam.safetensors", "discriminator.safetensors", "ema.safetensors"} <= {p.name for p in one.iterdir()}
+    assert_equal_checkpoints(one, two)
+    assert whole.state.ema_updates == 8
+    assert read_state_dict(one / "lecam.safetensors")["ema_fake_logits_mean"] != 0
+    rows = read_log(whole.output_dir)
+    assert [row["step"] for row in rows if "lecam" in row] == [5, 6, 7, 8]
+    assert "val_codebook_usage" in rows[-1]
+
+
+def test_each_step_updates_both_networks_on_the_same_images(tmp_path, images):
+    """The discriminator sees the reconstruction of before the tokenizer's update."""
+    made = trainer(tmp_path, "run", "single_stage")
+    made.state.step = 5  # in the GAN phase; the first discriminator step has rate 0
+    adversary, seen = made.adversary, []
+    handle = adversary.discriminator.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    expected = made.tokenizer.train()(batch().images).reconstruction.detach()
+    before = weights(made.tokenizer), weights(adversary.discriminator)
+    logged = made.train_step([batch()])
+    handle.remove()
+    assert torch.equal(seen[0], expected)
+    assert torch.equal(seen[1], torch.cat([batch().images, expected]))
+    assert not torch.equal(before[0]["decoder.conv_out.weight"], made.tokenizer.decoder.conv_out.weight)
+    assert not torch.equal(before[1]["block_in.0.weight"], adversary.discriminator.block_in[0].weight)
+    assert {"adversarial", "discriminator", "lecam", "quantizer", "reconstruction"} <= logged.keys()
+    real, lecam = float(logged["real_logits"]), adversary.lecam
+    assert float(lecam.ema_real_logits_mean) == pytest.approx(0.1 * real, rel=1e-5)
+
+
+def test_a_step_that_is_skipped_leaves_the_discriminator_alone(tmp_path, images):
+    made = trainer(tmp_path, "run", "single_stage")
+    made.state.step = 5
+    before = weights(made.adversary.discriminator)
+    bad = batch()._replace(images=torch.full((4, 3, 32, 32), float("nan")))
+    made.train_step([bad])
+    assert (made.state.skipped_steps, made.state.ema_updates, made.guard.bad_in_a_row) == (1, 0, 1)
+    after = made.adversary.discriminator.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert made.adversary.lecam.ema_real_logits_mean == 0
+
+
+def test_weight_decay_spares_the_published_names(tmp_path, images):
+    made = trainer(tmp_path, "run", "single_stage")
+    names = {id(parameter): name for name, parameter in made.tokenizer.named_parameters()}
+    decayed, others = made.optimizer.param_groups
+    decayed, spared = ({names[id(p)] for p in group["params"]} for group in (decayed, others))
+    assert {"encoder.transformer.0.attn.in_proj_weight", "decoder.ffn.0.weight", "encoder.conv_out.weight"} <= decayed
+    expected = {"latent_tokens", "decoder.mask_token", "encoder.patch_embed.weight", "decoder.decoder_embed.weight"}
+    assert expected | {"quantize.embedding.weight", "encoder.class_embedding", "decoder.conv_out.bias"} <= spared
+    assert [group["weight_decay"] for group in made.optimizer.param_groups] == [1e-2, 0]
+    convolutions, rest = made.adversary.optimizer.param_groups
+    assert {p.ndim for p in convolutions["params"]} == {4}
+    assert {p.ndim for p in rest["params"]} == {1}
+
+
+@pytest.mark.slow
+def test_two_stages(tmp_path, images, monkeypatch):
+    """Stage 1 by the published name of the script; stage 2 starts from it and from MaskGIT-VQ."""
+    proxy = toy.maskgit_vq().state_dict()
+    torch.save(proxy, tmp_path / "maskgit_vq.bin")
+    settings = {"pretrained_tokenizer_weight": str(tmp_path / "maskgit_vq.bin")}
+    config = write_titok_config(tmp_path / "stage1.yaml", "stage1", steps=(40, 0), **settings)
+    data = f"dataset.params.data_path={tmp_path / 'images'}"
+    output = f"experiment.output_dir={tmp_path / 'stage1'}"
+    run_here(monkeypatch, "scripts/train_titok.py", f"config={config}", data, output)
+    rows = [row for row in read_log(tmp_path / "stage1") if "proxy" in row]
+    assert rows[-1]["proxy"] < rows[0]["proxy"] - 0.3
+    assert "val_psnr" in read_log(tmp_path / "stage1")[-1]
+    one = read_state_dict(tmp_path / "stage1" / "pytorch_model.bin")
+    assert not any("proxy" in key or "embed_prob" in key or key.startswith("pixel_") for key in one)
+
+    start = f"experiment.init_weight={tmp_path / 'stage1' / 'pytorch_model.bin'}"
+    made = trainer(tmp_path, "stage2", "stage2", start, **settings)
+    state = made.tokenizer.state_dict()
+    assert torch.equal(state["pixel_quantize.embedding.weight"], proxy["quantize.embedding.weight"])
+    assert torch.equal(state["pixel_decoder.conv_out.weight"], proxy["decoder.conv_out.weight"])
+    assert torch.equal(state["decoder.ffn.2.weight"], one["decoder.ffn.2.weight"])
+    before = weights(made.tokenizer)
+    made.run()
+    two = read_state_dict(tmp_path / "stage2" / "pytorch_model.bin")
+    frozen = ("encoder.", "quantize.", "latent_tokens")
+    assert all(torch.equal(value, one[key]) for key, value in two.items() if key.startswith(frozen))
+    still = [key for key, value in two.items() if not key.startswith(frozen) and torch.equal(value, before[key])]
+    assert still == []
+    assert not any("quantizer" in row for row in read_log(tmp_path / "stage2"))
+    with pytest.raises(UserError, match=r"has no pixel decoder: set model\.vq_model\.pretrained_tokenizer_weight"):
+        trainer(tmp_path, "without", "stage2", start)
+
+
+def test_stage_1_without_proxy_codes_is_one_line(tmp_path, images):
+    made = trainer(tmp_path, "run", "stage1", steps=(2, 0))
+    with pytest.raises(UserError, match=r"pretrained_tokenizer_weight is not set: .*MaskGIT-VQ to train stage 1"):
+        made.train_step([batch()])
+
+
+def test_gaussian_latents_train_and_validate(tmp_path, images):
+    made = trainer(tmp_path, "run", "vae", steps=(4, 0), kl_weight=0.5)
+    with torch.no_grad():
+        losses = made.tokenizer(batch().images).losses
+        kl = made.tokenizer.posterior(batch().images).kl()
+    assert losses["kl"].weight == 0.5
+    torch.testing.assert_close(losses["kl"].value, kl.sum(1).mean())
+    made.run()
+    last = read_log(made.output_dir)[-1]
+    assert "val_psnr" in last
+    assert "val_codebook_usage" not in last
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_process(tmp_path):
+    """6 steps in float64, the last 3 with the GAN and LeCam: the same losses and weights."""
+    toy.write_images(tmp_path / "images", noise=True)
+    config = write_titok_config(tmp_path / "config.yaml", "single_stage", steps=(3, 3), codebook_size=8, init_std=0.2)
+
+    def follow(name: str, processes: int, *overrides: str) -> torch.Tensor:
+        data = f"dataset.params.data_path={tmp_path / 'images'}"
+        arguments = (f"config={config}", data, f"experiment.output_dir={tmp_path / 'unused'}", *overrides)
+        run("tests/support/follow_steps.py", tmp_path / name, *arguments, processes=processes)
+        return torch.tensor(json.loads((tmp_path / name / "losses.json").read_text()), dtype=torch.float64)
+
+    one = follow("one", 1)
+    two = follow("two", 2, "training.per_gpu_batch_size=2")
+    assert len(one) == 6 + 3  # the tokenizer's, and the discriminator's
+    torch.testing.assert_close(two, one, rtol=1e-10, atol=0)
+    expected = read_state_dict(tmp_path / "one" / "model.safetensors")
+    for key, value in read_state_dict(tmp_path / "two" / "model.safetensors").items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-9)
+
+
+def test_toy_settings_are_read_from_yaml(tmp_path):
+    config = write_titok_config(tmp_path / "config.yaml", "stage2")
+    overrides = ["dataset.params.data_path=d", "experiment.output_dir=o"]
+    read = load_config(TokenizerConfig, "", [f"config={config}", *overrides]).model.vq_model
+    assert build_proxy(read).config == build_proxy(titok_config("stage2")).config
+    assert replace(read, proxy={}) == replace(titok_config("stage2"), proxy={})

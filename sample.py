@@ -12,6 +12,7 @@ import torch
 from dataset.imagenet_names import class_id
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
+from sampling.masked import DECAYS
 from sampling.pipeline import Pipeline
 from utils.arguments import at_least
 from utils.errors import entry_point
@@ -19,6 +20,7 @@ from utils.images import grid, preview_scale, save_png
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
+SETTINGS += ("num_steps", "guidance_decay")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,6 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--temperature", type=float, help="0: the most likely code; default: that of the configuration")
     add("--top_k", type=int, help="default: all codes")
     add("--top_p", type=float, help="default: all codes")
+    add("--num_steps", type=int, help="masked generators: sampling steps; default: that of the configuration")
+    add("--guidance_decay", choices=DECAYS, help="masked generators: default: that of the configuration")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
     add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")

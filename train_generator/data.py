@@ -36,11 +36,12 @@ class GeneratorData:
         if len(images.classes) > num_classes:
             raise UserError(f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}")
         size = config.model.vq_model.image_size
-        self.training = RandomViews(images, size, limit)
+        self.training = RandomViews(images, size, limit, params.ten_crop)
         report = Path(config.experiment.output_dir) / "undecodable.txt"
         self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
         if (Path(params.data_path) / params.val_split).is_dir():
-            self.validation = RandomViews(list_images(params.data_path, params.val_split), size)
+            held_out = list_images(params.data_path, params.val_split)
+            self.validation = RandomViews(held_out, size, ten_crop=params.ten_crop)
 
 
 def cache_tokenizer(cache: TokenCache) -> str:

@@ -9,6 +9,7 @@ from modeling.interfaces import GENERATORS, CodeLayout, GeneratorLoss, Progress
 from modeling.layers.kv_cache import KeyValueCache
 from modeling.layers.precision import at_least_float32
 from modeling.layers.run_blocks import run_blocks
+from modeling.layers.weight_decay import decays_by_name
 from modeling.rar.block import Block, FinalNorm
 from modeling.rar.cache import ModulatedCache
 from modeling.rar.settings import RARConfig
@@ -17,7 +18,6 @@ INIT_STD = 0.02
 NUM_SPECIAL = 2  # positions before the first code: start and class
 # Rows of the published tables after those of the codes. Few of them are used.
 SPARE_PLACES, SPARE_POSITIONS = 1024, 100
-NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
 
 
 @GENERATORS.register("rar", RARConfig)
@@ -167,7 +167,7 @@ class RARGenerator(nn.Module):
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Matrices and the start token, as published: by name, so the last adaptive norm is exempt ("adaln")."""
-        return parameter.ndim >= 2 and not any(word in name for word in NO_DECAY)
+        return decays_by_name(name, parameter)
 
     def forward_flops(self) -> int:
         """Two operations per weight of a linear layer and position, and two per score and channel in each

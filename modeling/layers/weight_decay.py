@@ -1,10 +1,10 @@
-"""Which weights the published trainings of RAR and TiTok decay."""
+"""Which parameters weight decay applies to, for the families of the published 1d-tokenizer code."""
 
 from torch import Tensor
 
-NO_DECAY = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
+EXEMPT = ("ln", "bias", "latent_tokens", "mask_token", "embedding", "norm", "gamma", "embed")
 
 
 def decays_by_name(name: str, parameter: Tensor) -> bool:
-    """Whether it is a matrix without a word of `NO_DECAY` in its name."""
-    return parameter.ndim >= 2 and not any(word in name for word in NO_DECAY)
+    """Not those of fewer than 2 dimensions, and not those with one of these words in their names, case-sensitive."""
+    return parameter.ndim >= 2 and not any(word in name for word in EXEMPT)

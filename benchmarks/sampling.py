@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference_rar_sampler, reference_sampler
-from benchmarks.machine import announce, timed
+from benchmarks.machine import announce, timed, use_cpu_time
 from benchmarks.reference_masked_sampler import plain_masked_sample
 from benchmarks.reference_sampler import plain_sample
 from modeling.build import build_generator, build_tokenizer, code_layout, load_generator, to_inference
@@ -233,10 +233,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cpu_time", action="store_true", help="time of one processor thread, for a busy machine")
     parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over this many images instead")
     parser.add_argument("--scratch", help="folder on the disk to measure")
     args = parser.parse_args()
     device = announce(args)
+    if args.cpu_time:
+        use_cpu_time()
     config = load_config(ARConfig, "", [f"config={args.config}", "experiment.output_dir=unused"])
     (measure_divergence if args.kl else measure)(args, config, device)
 

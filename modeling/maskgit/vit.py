@@ -39,13 +39,15 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """x: (B, L, width) -> the same, or only its `rows` (B, n): (B, n, width)."""
         dtype = self.output["LayerNorm"].weight.dtype  # that of the weights: x stays float32
-        asking = take_rows(x, rows)
+        half = x.to(dtype)
         q, k, v = (
-            projection(source.to(dtype)).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-            for projection, source in zip(self.attention["self"].values(), (asking, x, x), strict=True)
+            projection(source).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for projection, source in zip(
+                self.attention["self"].values(), (take_rows(half, rows), half, half), strict=True
+            )
         )
         attended = attention(q, k, v, causal=False, dropout=self.attn_drop if self.training else 0.0)
-        x = self._add(asking, self.attention["output"], attended.transpose(1, 2).flatten(2))
+        x = self._add(take_rows(x, rows), self.attention["output"], attended.transpose(1, 2).flatten(2))
         return self._add(x, self.output, F.gelu(self.intermediate["dense"](x.to(dtype))))
 
 

@@ -35,7 +35,7 @@ def test_training_resumes_bit_for_bit(tmp_path):
 
 def test_it_learns(tmp_path):
     """Validation masks the same codes every time."""
-    longer = ("training.max_train_steps=40", "experiment.eval_every=20", "optimizer.params.learning_rate=1e-2")
+    longer = ("training.max_train_steps=60", "experiment.eval_every=20", "optimizer.params.learning_rate=1e-2")
     run = trainer(tmp_path, "run", *longer, "model.generator.model_type=UViT", "training.ema_decay=0.9")
     run.run()
     rows = read_log(run.output_dir)

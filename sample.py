@@ -12,6 +12,7 @@ import torch
 from dataset.imagenet_names import class_id
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
+from sampling.masked import DECAYS
 from sampling.pipeline import Pipeline
 from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
@@ -20,6 +21,7 @@ from utils.output_file import PNG, output_file
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
+SETTINGS += ("num_steps", "guidance_decay")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,6 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--temperature", type=number(float, min=0), help="0: the most likely code; default: that of the configuration")
     add("--top_k", type=at_least(1), help="default: all codes")
     add("--top_p", type=number(float, above=0, max=1), help="default: all codes")
+    add("--num_steps", type=at_least(1), help="masked generators: sampling steps; default: that of the configuration")
+    add("--guidance_decay", choices=DECAYS, help="masked generators: default: that of the configuration")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
     add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")

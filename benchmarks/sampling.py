@@ -2,12 +2,14 @@
 
 python -m benchmarks.sampling --batch_sizes 1,8                      # a CPU
 python -m benchmarks.sampling --batch_sizes 1 --config configs/rar_b.yaml
+python -m benchmarks.sampling --batch_sizes 1,8 --config configs/infer/TiTok/titok_l32.yaml
 python -m benchmarks.sampling --batch_sizes 1,8,125,500              # a GPU
 python -m benchmarks.sampling --kl 16 --config configs/fashion_mnist/ar.yaml \\
     --checkpoint output/quickstart/ar/model.safetensors              # what bf16 changes in the distributions
 
 The floor of a position is the time to read all weights and the keys and values so far, at the bandwidth
-of copying a large tensor. Without --checkpoint the weights are random, which changes no timing.
+of copying a large tensor. The floor of a sampling step of a masked generator is the time of its matrix products
+at the rate of a large one. Without --checkpoint the weights are random, which changes no timing.
 """
 
 import argparse
@@ -20,16 +22,20 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference_rar_sampler, reference_sampler
-from benchmarks.machine import announce, timed
+from benchmarks.machine import announce, timed, use_cpu_time
+from benchmarks.reference_masked_sampler import plain_masked_sample
 from benchmarks.reference_sampler import plain_sample
 from modeling.build import build_generator, build_tokenizer, code_layout, load_generator, to_inference
 from sampling.autoregressive import AutoregressiveDecoder
+from sampling.masked import MaskedSettings
 from sampling.noise import image_noise
 from sampling.pipeline import Pipeline
 from sampling.settings import SamplingSettings
 from sampling.shards import SampleShards
 from train_generator.config import ARConfig
+from training.peak_flops import matmul_peak
 from utils.config import load_config
+from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 
 COPIED_BYTES = 1 << 29
@@ -67,62 +73,111 @@ def build(args: argparse.Namespace, config: ARConfig, device: torch.device):
     return to_inference(generator, device)
 
 
-def timed_codes(pipeline: Pipeline, class_ids: list[int], positions: int, device: torch.device) -> float:
-    """Seconds a position for one batch, after a warm-up; `positions` >= 2 of them are drawn.
+class AutoregressiveWay:
+    """What is measured of an autoregressive decoder: the time of a position."""
 
-    The first position counts once, because it may do work for all of them.
-    """
-    num_codes = pipeline.decoder.num_codes
-    for wanted in (WARMUP_POSITIONS if device.type == "cpu" else positions, positions):
-        noise = image_noise(0, range(len(class_ids)), num_codes)
-        codes = pipeline.decoder.stream(torch.tensor(class_ids, device=device), noise)
-        first, _ = timed(lambda c=codes: next(c), device)
-        others, _ = timed(lambda c=codes, n=wanted: [next(c) for _ in range(n - 1)], device)
-    return (first + others / (positions - 1) * (num_codes - 1)) / num_codes
+    stage = "position"
+
+    def __init__(self, args: argparse.Namespace, config: ARConfig, generator, device: torch.device):
+        self.generator, self.config, self.device = generator, config.model.generator, device
+        self.settings = SamplingSettings.from_config(config.model.generator)
+        self.stages = generator.layout.num_codes
+        self.positions = min(args.positions or self.stages, self.stages)
+        self.bandwidth = copy_bandwidth(device)
+        print(f"copy bandwidth {self.bandwidth / 1e9:.1f} GB/s; {self.positions} of {self.stages} positions")
+
+    def ours(self, pipeline: Pipeline, class_ids: Tensor) -> float:
+        """Seconds a position for one batch, after a warm-up; `positions` >= 2 of them are drawn.
+
+        The first position counts once, because it may do work for all of them.
+        """
+        on_cpu, positions = self.device.type == "cpu", self.positions
+        for wanted in (WARMUP_POSITIONS if on_cpu else positions, positions):
+            noise = image_noise(0, range(len(class_ids)), self.stages)
+            codes = pipeline.decoder.stream(class_ids, noise)
+            first, _ = timed(lambda c=codes: next(c), self.device)
+            others, _ = timed(lambda c=codes, n=wanted: [next(c) for _ in range(n - 1)], self.device)
+        return (first + others / (positions - 1) * (self.stages - 1)) / self.stages
+
+    def plain(self, class_ids: Tensor) -> float:
+        """Seconds a position of the plain sampler."""
+        arguments = (PLAIN_LOGITS[self.config.name], self.generator, class_ids)
+        arguments += (self.config.guidance_scale, self.config.guidance_scale_pow, self.positions)
+        return timed(lambda: plain_sample(*arguments), self.device)[0] / self.positions
+
+    def floor(self, rows: int, precision: str) -> float:
+        """Seconds a position needs to read weights and cache; rows: images."""
+        rows *= 2 if self.settings.scales(self.stages) else 1
+        return step_bytes(self.generator, rows, self.positions, 2 if precision == "bf16" else 4) / self.bandwidth
+
+
+class MaskedWay:
+    """What is measured of a masked decoder: the time of a sampling step."""
+
+    stage = "sampling step"
+
+    def __init__(self, args: argparse.Namespace, config: ARConfig, generator, device: torch.device):
+        self.generator, self.device = generator, device
+        self.settings = MaskedSettings.from_config(config.model.generator)
+        self.stages = self.settings.num_steps
+        self.rate = matmul_peak(device, torch.bfloat16 if args.precision == "bf16" else torch.float32)
+        print(f"large matrix product in {args.precision} {self.rate / 1e12:.2f} TFLOP/s; {self.stages} sampling steps")
+
+    def ours(self, pipeline: Pipeline, class_ids: Tensor) -> float:
+        """Seconds a sampling step for one batch, after a warm-up."""
+        noise = image_noise(0, range(len(class_ids)), pipeline.decoder.noise_shape)
+        timed(lambda: next(pipeline.decoder.stream(class_ids, noise)), self.device)
+        return timed(lambda: pipeline.decoder(class_ids, noise), self.device)[0] / self.stages
+
+    def plain(self, class_ids: Tensor) -> float:
+        """Seconds a sampling step of the plain sampler."""
+        return (
+            timed(lambda: plain_masked_sample(self.generator, class_ids, self.settings), self.device)[0] / self.stages
+        )
+
+    def floor(self, rows: int, precision: str) -> float:
+        """Seconds a sampling step needs for its matrix products at the rate of a large one; rows: images."""
+        passes = sum(2 if self.settings.guidance_weight(step) else 1 for step in range(self.stages))
+        return passes / self.stages * rows * self.generator.forward_flops() / self.rate
+
+
+WAYS = {"autoregressive": AutoregressiveWay, "masked": MaskedWay}
 
 
 def measure(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
-    settings = SamplingSettings.from_config(config.model.generator)
     generator = build(args, config, device)
     tokenizer = to_inference(build_tokenizer(config.model.vq_model), device)
-    positions = min(args.positions or generator.layout.num_codes, generator.layout.num_codes)
-    bandwidth = copy_bandwidth(device)
-    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s; {positions} of {generator.layout.num_codes} positions")
+    way = WAYS[generator.decoding](args, config, generator, device)
     for batch_size in map(int, args.batch_sizes.split(",")):
-        classes = [i % generator.num_classes for i in range(batch_size)]
+        classes = torch.arange(batch_size, device=device) % generator.num_classes
         pipeline = Pipeline(
             tokenizer,
             copy.deepcopy(generator),
-            settings,
+            way.settings,
             precision=args.precision,
             compile=args.compile,
             batch_size=batch_size,
         )
-        guidance = config.model.generator
-        plain = (PLAIN_LOGITS[guidance.name], generator, torch.tensor(classes, device=device))
-        plain += (guidance.guidance_scale, guidance.guidance_scale_pow)
         ours, theirs = [], []
         for _ in range(args.rounds):  # alternate: the machine's speed changes with time
-            ours.append(timed_codes(pipeline, classes, positions, device))
+            ours.append(way.ours(pipeline, classes))
             try:
-                theirs.append(timed(lambda arguments=plain: plain_sample(*arguments, positions), device)[0] / positions)
+                theirs.append(way.plain(classes))
             except torch.OutOfMemoryError:  # its float32 cache is there twice while it grows
                 theirs.append(float("nan"))
-        per_position, ratio = float(np.median(ours)), float(np.median(np.array(theirs) / np.array(ours)))
-        rows = batch_size * (2 if settings.scales(generator.layout.num_codes) else 1)
-        floor = step_bytes(generator, rows, positions, 2 if pipeline.precision == "bf16" else 4) / bandwidth
-        codes = torch.randint(
-            0, generator.layout.codebook_size, (batch_size, generator.layout.num_codes), device=device
-        )
+        ratios = np.array(theirs) / np.array(ours)
+        per_stage, floor = float(np.median(ours)), way.floor(batch_size, pipeline.precision)
+        layout = generator.layout
+        codes = torch.randint(0, layout.codebook_size, (batch_size, layout.num_codes), device=device)
         for _ in range(2):  # the first time warms up
             decoding, images = timed(lambda c=codes, p=pipeline: to_bytes(p.decode(c)).cpu().numpy(), device)
         writing = timed_writing(images, args.scratch)
-        plain_position = float(np.median(theirs))
-        drawing = per_position * generator.layout.num_codes
+        drawing = per_stage * way.stages
         whole = max(drawing + decoding, writing)
         print(
-            f"batch {batch_size:4d}: {1e3 * per_position:8.2f} ms a position, {per_position / floor:5.2f} times the"
-            f" floor; plain {1e3 * plain_position:8.2f} ms; ratio {ratio:5.2f}\n"
+            f"batch {batch_size:4d}: {1e3 * per_stage:8.2f} ms a {way.stage}, {per_stage / floor:5.2f} times the"
+            f" floor; plain {1e3 * np.median(theirs):8.2f} ms; ratio {np.median(ratios):5.2f}"
+            f" ({ratios.min():.2f} to {ratios.max():.2f})\n"
             f"            per batch: codes {drawing:.3f} s, decoder {decoding:.3f} s, writing {writing:.3f} s in the"
             f" background; {batch_size / whole:.3f} images/s",
             flush=True,
@@ -148,7 +203,10 @@ def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list
 
 def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
     """KL divergence of the next-code distributions, float32 against bf16, along float32's trajectories."""
-    exact, settings = build(args, config, device), SamplingSettings.from_config(config.model.generator)
+    exact = build(args, config, device)
+    if exact.decoding != "autoregressive":
+        raise UserError(f"--kl measures next-code distributions; '{config.model.generator.name}' has none")
+    settings = SamplingSettings.from_config(config.model.generator)
     tokenizer = to_inference(build_tokenizer(config.model.vq_model), device)
     class_ids = torch.arange(args.kl, device=device) % exact.num_classes
     codes = AutoregressiveDecoder(exact, settings)(class_ids, image_noise(0, range(args.kl), exact.layout.num_codes))
@@ -165,6 +223,7 @@ def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch
         )
 
 
+@entry_point
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/alitok_b.yaml")
@@ -174,10 +233,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cpu_time", action="store_true", help="time of one processor thread, for a busy machine")
     parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over this many images instead")
     parser.add_argument("--scratch", help="folder on the disk to measure")
     args = parser.parse_args()
     device = announce(args)
+    if args.cpu_time:
+        use_cpu_time()
     config = load_config(ARConfig, "", [f"config={args.config}", "experiment.output_dir=unused"])
     (measure_divergence if args.kl else measure)(args, config, device)
 

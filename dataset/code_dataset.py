@@ -94,20 +94,22 @@ class CachedCodes(CodeSource):
 
 
 class RandomViews(CodeSource):
-    """The ten-crop views of an image folder, cut as for a token cache."""
+    """The views of an image folder, cut as for a token cache: ten crops, or the centre crop and its mirror image."""
 
-    def __init__(self, images: ImageList, size: int, limit: int | None = None):
+    def __init__(self, images: ImageList, size: int, limit: int | None = None, ten_crop: bool = True):
         super().__init__(len(images), limit)
         self.images = images
         self.size = size
+        self.ten_crop = ten_crop
 
     def load(self, rows: np.ndarray, uniforms: np.ndarray, numbers: Tensor) -> CodeBatch:
         failures: list[tuple[int, str]] = []
         views, indices = [], []
         for row, u in zip(rows, uniforms, strict=True):
             image, index = read_or_next(self.images, int(row), failures)
-            crop = to_uint8(center_crop(image, source_size(self.size, ten_crop=True)))
-            views.append(cut_views(crop[None], self.size, ten_crop=True)[0, int(u[0] * NUM_VIEWS[True])])
+            crop = to_uint8(center_crop(image, source_size(self.size, self.ten_crop)))
+            view = int(u[0] * NUM_VIEWS[self.ten_crop])
+            views.append(cut_views(crop[None], self.size, self.ten_crop)[0, view])
             indices.append(index)
         labels = torch.from_numpy(self.images.labels[indices])
         return CodeBatch(None, torch.stack(views), labels, torch.tensor(indices), numbers, failures)

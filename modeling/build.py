@@ -88,6 +88,7 @@ def load_pretrained_tokenizer(source: str | Path, device: torch.device | str = "
 
 def cast_parameters(model: Generator, dtype: torch.dtype) -> None:
     """Cast weights, but not buffers such as the rotary table, nor the submodules in `model.float32_parts`."""
+    kept = tuple(f"{part}." for part in model.float32_parts)
     for name, parameter in model.named_parameters():
-        if name.split(".")[0] not in model.float32_parts:
+        if not name.startswith(kept):
             parameter.data = parameter.data.to(dtype)

@@ -23,7 +23,14 @@ TOKENIZERS = Registry(
     unnamed={"vit_enc_model_size": "titok"},
 )
 GENERATORS = Registry(
-    "generator", {"alitok": "modeling.alitok.generator", "rar": "modeling.rar.generator"}, default="alitok"
+    "generator",
+    {
+        "alitok": "modeling.alitok.generator",
+        "maskgit": "modeling.maskgit.generator",
+        "rar": "modeling.rar.generator",
+    },
+    default="alitok",
+    unnamed={"model_type": "maskgit"},
 )
 
 
@@ -175,3 +182,13 @@ class AutoregressiveGenerator(Generator, Protocol):
 
     def compiled_when_decoding(self) -> Iterable[tuple[nn.Module, str]]:
         """Methods, as (module, name), that have one shape at every position but the first, and are worth compiling."""
+
+
+class MaskedGenerator(Generator, Protocol):
+    """A generator with `decoding = "masked"`: it draws codes at any positions, and may draw them again."""
+
+    def __call__(self, codes: Tensor, class_ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """Logits of the codes at `places` (B, n) in [0, T), by default at all T: (B, n, K).
+
+        codes: (B, T), -1 where masked; class_ids: (B,).
+        """

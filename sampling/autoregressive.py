@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
 from sampling.cpu import compile_step, pack_linears
-from sampling.decoding import DECODERS
+from sampling.decoding import DECODERS, check_batch
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
 
@@ -76,14 +76,11 @@ class AutoregressiveDecoder:
         """Draw position after position; yields a view of the codes (B, T) in the order drawn.
 
         class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1).
-        Raises ValueError for other class ids, which would read other rows of the embedding table, and for too
-        many rows. Raises RuntimeError if graphs are used and another batch in the same buffers is not finished.
+        Raises ValueError for other class ids and for too many rows. Raises RuntimeError if graphs are used and
+        another batch in the same buffers is not finished.
         """
-        if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < self.generator.num_classes:
-            raise ValueError(f"class ids must be in [0, {self.generator.num_classes}), not {class_ids.tolist()}")
+        check_batch(self.generator, class_ids, self.fixed_rows)
         rows, noise = len(class_ids), noise.to(class_ids.device)
-        if self.fixed_rows is not None and rows > self.fixed_rows:
-            raise ValueError(f"{rows} images in a batch, but there is room for {self.fixed_rows}")
         if self.fixed_rows is not None and class_ids.is_cuda:
             yield from self._replay(class_ids, noise)
             return

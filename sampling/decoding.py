@@ -4,6 +4,7 @@ A generator names its way of decoding in `decoding`. Settings and noise belong t
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,11 @@ from modeling.interfaces import Generator
 from utils.errors import UserError
 from utils.registry import Registry
 
-DECODERS = Registry("decoding", {"autoregressive": "sampling.autoregressive"}, default="autoregressive")
+DECODERS = Registry(
+    "decoding",
+    {"autoregressive": "sampling.autoregressive", "masked": "sampling.masked"},
+    default="autoregressive",
+)
 
 
 class DecoderSettings(Protocol):
@@ -56,11 +61,25 @@ class Decoder(Protocol):
         """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
 
 
+def check_batch(generator: Generator, class_ids: Tensor, fixed_rows: int | None) -> None:
+    """Raise ValueError for class ids that do not exist, which would read other rows of the embedding table,
+    and for more than `fixed_rows` images."""
+    if not 0 <= int(class_ids.min()) <= int(class_ids.max()) < generator.num_classes:
+        raise ValueError(f"class ids must be in [0, {generator.num_classes}), not {class_ids.tolist()}")
+    if fixed_rows is not None and len(class_ids) > fixed_rows:
+        raise ValueError(f"{len(class_ids)} images in a batch, but there is room for {fixed_rows}")
+
+
 def decoder_settings(generator_config: Any, decoding: str, **changes: Any) -> DecoderSettings:
     """Settings of a way of decoding from `model.generator` and changes. Raises UserError."""
+    settings_class = DECODERS.settings_class(decoding)
+    known = [field.name for field in fields(settings_class)]
+    for name in changes:
+        if name not in known:
+            raise UserError(f"{decoding} decoding has no setting '{name}' (it has {', '.join(known)})")
     try:
-        return DECODERS.settings_class(decoding).from_config(generator_config, **changes)
-    except (ValueError, TypeError) as error:
+        return settings_class.from_config(generator_config, **changes)
+    except ValueError as error:
         raise UserError(f"sampling settings: {error}") from error
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TINY = 1e-20  # the smallest argument of a logarithm
+
 
 def image_noise(seed: int, image_ids: Sequence[int], shape: int | tuple[int, ...]) -> Tensor:
     """Uniform numbers in [0, 1) for each image: float64 (images, *shape).
@@ -41,3 +43,8 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel numbers -log(-log u), finite for u in [0, 1)."""
+    return -(-uniform.clamp(min=TINY).log()).clamp(min=TINY).log()

@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.training_memory import count_memory
 from modeling.build import build_generator, code_layout
+from sampling.masked import MaskedDecoder, MaskedSettings
 from sampling.noise import image_noise
 from sampling.pipeline import Pipeline
 from sampling.settings import SamplingSettings
@@ -16,6 +17,7 @@ from tests.support import toy
 from tests.support.decoding import draw_codes
 from tests.support.paths import ROOT
 from tests.support.resuming import interrupted
+from tests.support.toy.maskgit import masked_generator
 from tests.support.trainings import generator_trainer, train_step
 from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer, parameter_groups
@@ -47,6 +49,17 @@ def test_graphs_draw_what_the_cpu_draws(compile):
     for classes in ([0, 1, 2, 3], [3, 1], [2, 2, 0, 1]):  # recorded, replayed with fewer rows, and again
         codes = drawn.generate_codes(classes).cpu()
         assert (codes == expected_codes(classes)).float().mean() > 0.95  # rounding changes a draw at a boundary
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_masked_decoding_draws_what_the_cpu_draws(compile):
+    settings, classes = MaskedSettings(4, 3.0, temperature=1.0), [0, 1, 2, 3]
+    models = (model.to(DEVICE).requires_grad_(False) for model in (toy.tokenizer(init_std=0.3), masked_generator()))
+    drawn = Pipeline(*models, settings, precision="fp32", batch_size=4, compile=compile)
+    decoder = MaskedDecoder(masked_generator(), settings)
+    expected = decoder(torch.tensor(classes), image_noise(0, range(4), decoder.noise_shape))
+    assert (drawn.generate_codes(classes).cpu() == expected).float().mean() > 0.9
+    assert drawn.generate_codes(classes[:2]).shape == (2, toy.NUM_CODES)
 
 
 def test_one_batch_at_a_time():

@@ -351,15 +351,17 @@ def test_its_training_resumes_bit_for_bit(work, tmp_path):
     assert_equal_checkpoints(list_checkpoints(resumed.output_dir)[-1], last)
 
 
-def test_another_generator_trains_on_the_same_codes(work, tmp_path):
-    """AliTok's, with a 1-D rotary table."""
+@pytest.mark.parametrize("generator", ["alitok", "maskgit"])
+def test_other_generators_train_on_the_same_codes(work, tmp_path, generator):
+    """AliTok's, with a 1-D rotary table, and a masked one."""
     sizes = [f"model.generator.{key}" for key in ("hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2")]
     ar = yaml.safe_load((work.folder / "ar.yaml").read_text())
-    ar["model"]["generator"] = {"name": "alitok", "condition_num_classes": toy.NUM_CLASSES}
+    ar["model"]["generator"] = {"name": generator, "condition_num_classes": toy.NUM_CLASSES}
     config = write_yaml(tmp_path / "ar.yaml", ar)
     arguments = [f"config={config}", f"experiment.output_dir={tmp_path / 'out'}", "training.max_train_steps=30", *sizes]
     trainer = GeneratorTrainer(load_config(ARConfig, "", arguments))
-    assert trainer.generator.rope.shape == (1 + NUM_CODES, 4, 2)
+    if generator == "alitok":
+        assert trainer.generator.rope.shape == (1 + NUM_CODES, 4, 2)
     trainer.run()
     losses = [row["val_loss"] for row in read_log(tmp_path / "out") if "val_loss" in row]
     assert losses[-1] < losses[0]

@@ -10,8 +10,10 @@ from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters, code_layout
 from modeling.rar import cache as rar_cache
 from sampling.autoregressive import AutoregressiveDecoder, _Batch
+from sampling.masked import MaskedDecoder, MaskedSettings
 from sampling.settings import SamplingSettings
 from tests.support.paths import ROOT
+from tests.support.toy.maskgit import NETWORKS, masked_generator
 from tests.support.toy.rar import rar_generator
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
@@ -75,6 +77,24 @@ def test_decoding_of_rar_can_be_recorded():
                 batch.draw(t)
         assert batch.cache.modulations.shape[2] == 3
         assert batch.cache.modulations.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_masked_decoding_stays_on_its_device(network):
+    """And waits for no value of it."""
+    generator = masked_generator(network)
+    with pretended_cuda("no"), torch.no_grad():
+        on_pretended_cuda(generator)
+        cast_parameters(generator, torch.bfloat16)
+        decoder = MaskedDecoder(generator, MaskedSettings(3, 4.0, temperature=1.0))
+        classes, noise = torch.zeros(2, dtype=torch.int64, device="cuda"), torch.zeros(2, *decoder.noise_shape)
+        noise, codes = noise.double().cuda(), torch.full((2, decoder.num_codes), -1, device="cuda")
+        places = torch.arange(decoder.num_codes, device="cuda").expand_as(codes)
+        with NothingFromTheHost():
+            for step in range(3):
+                codes, places = decoder.sampling_step(step, codes, places, classes, noise[:, step])
+        assert codes.device.type == "cuda"
+        assert places.shape == (2, 0)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

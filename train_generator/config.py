@@ -38,6 +38,7 @@ class CodeData(DataSettings):
     )
     pretokenization_val: str | None = option(None, "token cache of held-out images, for val_loss", path="read")
     data_path: str | None = None
+    ten_crop: bool = option(True, "encoding data_path: ten crops of a larger image; false: centre crop and its mirror")
 
 
 @dataclass
@@ -78,7 +79,9 @@ class ARConfig:
     replaced_keys: ClassVar[dict[str, str]] = {
         "dataset.params.train_shards_path_or_url": "set dataset.params.data_path to an image folder",
         "dataset.params.eval_shards_path_or_url": "set dataset.params.data_path to an image folder with val/",
-        "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size",
+        "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size; see dataset.params.ten_crop",
+        "losses": "set model.generator.label_smoothing and model.generator.loss_weight_unmasked_token",
+        "training.num_generated_images": "experiment.generate_every draws four images of each of ten classes",
         **REPLACED_KEYS,
     }
     experiment: GeneratorExperiment = section(GeneratorExperiment)

@@ -41,12 +41,12 @@ class GeneratorData:
             raise UserError(f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}")
         self.classes = images.classes
         size = config.model.vq_model.image_size
-        self.training = RandomViews(images, size, limit)
+        self.training = RandomViews(images, size, limit, params.ten_crop)
         report = Path(config.experiment.output_dir) / "undecodable.txt"
         self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
         with suppress(NoSuchSplit):
             held_out = list_images(params.data_path, params.val_split).numbered_like(images)
-            self.validation = RandomViews(held_out, size)
+            self.validation = RandomViews(held_out, size, ten_crop=params.ten_crop)
 
 
 def cache_tokenizer(cache: TokenCache) -> str:

@@ -6,11 +6,15 @@ import torch
 
 from benchmarks import reference_rar_sampler
 from benchmarks.reference_generator import PlainGenerator, PlainStep
+from benchmarks.reference_masked_sampler import plain_masked_sample
 from benchmarks.reference_sampler import plain_logits, plain_sample
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from modeling.interfaces import CodeLayout
+from sampling.masked import MaskedDecoder, MaskedSettings
+from sampling.noise import image_noise
 from tests.support import toy
 from tests.support.decoding import cached_logits
+from tests.support.toy.maskgit import masked_generator
 from tests.support.toy.rar import rar_generator
 from train_generator.trainer import parameter_groups
 
@@ -68,3 +72,20 @@ def test_the_plain_sampler_of_rar_has_the_same_distributions():
         found = reference_rar_sampler.plain_logits(model, codes[:, :t], class_ids, cache, mask)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert plain_sample(reference_rar_sampler.plain_logits, model, torch.tensor([0]), 4.0, 1.0, 5).shape == (1, 5)
+
+
+def test_the_plain_masked_sampler_draws_the_same():
+    """Without noise the same codes; with noise codes of the same frequencies."""
+    model, classes = masked_generator(), torch.arange(4)
+    greedy = MaskedSettings(4, 3.0, "constant", temperature=0)
+    expected = MaskedDecoder(model, greedy)(classes, torch.zeros(4, 4, toy.NUM_CODES, 2, dtype=torch.float64))
+    assert torch.equal(plain_masked_sample(model, classes, greedy), expected)
+    torch.manual_seed(0)
+    noisy, many = MaskedSettings(3, 2.0, "linear", temperature=3.0), torch.zeros(1500, dtype=torch.int64)
+    ours = MaskedDecoder(model, noisy)(many, image_noise(0, range(1500), (3, toy.NUM_CODES, 2)))
+    for place in range(toy.NUM_CODES):
+        one, two = (
+            torch.bincount(codes[:, place], minlength=toy.CODEBOOK_SIZE) / 1500
+            for codes in (ours, plain_masked_sample(model, many, noisy))
+        )
+        assert (one - two).abs().max() < 0.07

@@ -16,5 +16,5 @@ def test_a_layout_is_a_prefix_and_a_grid():
 def test_families_are_found_by_name():
     assert TOKENIZERS.settings_class("alitok").__name__ == "AliTokConfig"
     assert GENERATORS.part_class("alitok").decoding == "autoregressive"
-    with pytest.raises(UserError, match=r"unknown generator 'alitk'; did you mean 'alitok'\? \(known: alitok, rar"):
+    with pytest.raises(UserError, match=r"unknown generator 'alitk'; did you mean 'alitok'\? \(known: alitok, maskgit"):
         GENERATORS.part_class("alitk")

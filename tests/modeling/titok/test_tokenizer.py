@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_codes_lie_on_a_line():
         ({"vit_dec_patch_size": 32}, "makes 8x8 patches, but a two-stage model needs one for each of the 16x16"),
         ({"is_legacy": False}, "finetune_decoder is for two-stage models: set is_legacy=true"),
         ({"quantize_mode": "vae"}, "vae has no two-stage model: set is_legacy=false and finetune_decoder=false"),
-        ({"proxy": {"chanels": 64}}, "proxy: .*unexpected keyword argument 'chanels'"),
+        ({"proxy": {"chanels": 64}}, "proxy: Key 'chanels' not in .*Did you mean: 'channels'"),
         ({"vit_enc_model_size": "custom", "encoder": TiTokConfig().encoder_sizes.__class__(30, 2, 4)}, "width 30"),
     ],
 )
@@ -203,7 +204,7 @@ def test_weights_load_from_the_published_kinds_of_files(variant, tmp_path):
     tree = {"experiment": {"project": "x"}, "model": {"vq_model": section}, "dataset": {"preprocessing": {}}}
     (folder / "config.json").write_text(json.dumps(tree))
     for loaded in (load_tokenizer(titok_config(variant), bin_file), load_pretrained_tokenizer(folder)):
-        assert loaded.config == titok_config(variant)
+        assert replace(loaded.config, proxy={}) == replace(titok_config(variant), proxy={})
         assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in state.items())
     assert load_tokenizer(titok_config(variant), folder).layout == model.layout
 

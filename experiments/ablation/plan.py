@@ -65,7 +65,7 @@ class Run:
     title: str
     seed: int
     folder: Path  # its results
-    codes: Path  # results of `codes_of` with this seed
+    codes: Path  # results of `codes_of`
     generators: Path  # results of `author` with this seed
     stage1: Path  # output folder of the training of its encoder and codebook
     tokenizer: Path  # output folder of the training of its decoder: stage 1 or stage 2
@@ -95,11 +95,14 @@ def plan_run(config: AblationConfig, name: str, seed: int, num_classes: int) -> 
     codes_of = variant.codes_of or name
     author = name if variant.own_generator else codes_of
     folder, codes, generators = (Path(config.output_dir, v, f"seed{seed}") for v in (name, codes_of, author))
-    stage1 = Path(config.variants[codes_of].tokenizer or codes / "tokenizer_stage1")
+    origin, trained = f"{codes_of}, seed {seed}", config.variants[codes_of].tokenizer
+    if trained:
+        origin, codes = codes_of, codes.parent / "codes"  # one for all seeds
+    stage1 = Path(trained or codes / "tokenizer_stage1")
     tokenizer = folder / "tokenizer_stage2" if variant.second_stage else stage1
     run = Run(name, codes_of, author, variant.title, seed, folder, codes, generators, stage1, tokenizer)
     values = {"data": config.data_path, "out": config.output_dir, "epochs": config.classifier_epochs}
-    values |= {"num_classes": num_classes, "weights": EXPORTED_FILE, "workers": config.workers}
+    values |= {"origin": origin, "num_classes": num_classes, "weights": EXPORTED_FILE, "workers": config.workers}
 
     def files(variant: str) -> dict[str, str]:
         return {**config.configs, **config.variants[variant].configs}
@@ -128,7 +131,7 @@ def plan_stage1(config: AblationConfig, owner: Variant, run: Run, job: Callable[
     """Settings of the tokenizer, and the jobs that train it."""
     if owner.tokenizer:
         return read_tokenizer_config(run.stage1), ()
-    train = job("{codes_of}, seed {seed}: stage 1", TRAIN_STAGE1, "{stage1}", "{configs[stage1]}")
+    train = job("{origin}: stage 1", TRAIN_STAGE1, "{stage1}", "{configs[stage1]}")
     train, composed = add_overrides(train, [*config.overrides.stage1, *owner.stage1], TokenizerConfig)
     return composed.model.vq_model, with_loss_classifier(train, composed, job)
 
@@ -150,7 +153,7 @@ def plan_stage2(
 def code_jobs(config: AblationConfig, job: Callable[..., Job]) -> Iterator[Job]:
     """The codes of stage 1."""
     for split, limit in (("train", config.cached_images), ("val", config.cached_val_images)):
-        encode = partial(job, "{codes_of}, seed {seed}: codes, {split} split", split=split, limit=limit)
+        encode = partial(job, "{origin}: codes, {split} split", split=split, limit=limit)
         command = PRETOKENIZE + (" --max_images {limit}" if limit else "")
         yield encode(command, "{codes}/cache_{split}", "{stage1}/{weights}")
 

@@ -69,6 +69,8 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
 def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     if not args.data_path:
         raise UserError("--data_path is missing: a folder with train/<class>/<image>")
+    if args.cached_path.is_file():
+        raise UserError(f"--cached_path {args.cached_path} is a file; name a folder to write")
     state = init_process(args.device)
     config_file = args.tokenizer_config or defaults.tokenizer_config
     checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint

@@ -6,6 +6,10 @@ from omegaconf import MISSING
 
 from utils.config import option
 
+# Keys of published files that name webdataset shards, and what takes their place.
+_SHARDS = "set dataset.params.data_path to the data set: a folder, or archives as docs/data.md lists them"
+SHARD_KEYS = {f"dataset.params.{split}_shards_path_or_url": _SHARDS for split in ("train", "eval")}
+
 
 @dataclass
 class DataSettings:

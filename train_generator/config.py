@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dataset.config import DataSettings
+from dataset.config import SHARD_KEYS, DataSettings
 from modeling.configs import REPLACED_KEYS, Models
 from sampling.settings import SamplingOptions
 from training.config import ExperimentSettings, TrainingSettings
@@ -77,8 +77,7 @@ class GeneratorTraining(TrainingSettings):
 @dataclass
 class ARConfig:
     replaced_keys: ClassVar[dict[str, str]] = {
-        "dataset.params.train_shards_path_or_url": "set dataset.params.data_path to an image folder",
-        "dataset.params.eval_shards_path_or_url": "set dataset.params.data_path to an image folder with val/",
+        **SHARD_KEYS,
         "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size; see dataset.params.ten_crop",
         "losses": "set model.generator.label_smoothing and model.generator.loss_weight_unmasked_token",
         "training.num_generated_images": "experiment.generate_every draws four images of each of ten classes",

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from omegaconf import II, MISSING
 
-from dataset.config import DataSettings
+from dataset.config import SHARD_KEYS, DataSettings
 from dataset.crops import RESIZES
 from modeling.configs import REPLACED_KEYS, TokenizerModel
 from train_tokenizer.loss import LossSettings
@@ -15,7 +15,6 @@ from training.lr_schedule import CosineParams
 from training.optimizer import AdamWParams, OptimizerSettings
 from utils.config import option, section
 
-IMAGE_FOLDER = "an image folder with train/<class>/<file> and val/<class>/<file>"
 TOKENIZER_LOSSES = ("quantizer_weight", "prefix_weight", "reconstruction_loss", "reconstruction_weight", "kl_weight")
 
 
@@ -103,8 +102,7 @@ class TokenizerConfig:
         "losses.perceptual_weight": "phases have perceptual_weight (ConvNeXt-S) and lpips_weight",
         "losses.discriminator_start": "the GAN starts with the first phase that has gan: true",
         "losses.discriminator_learning_rate": "set optimizer.params.discriminator_learning_rate",
-        "dataset.params.train_shards_path_or_url": f"set dataset.params.data_path to {IMAGE_FOLDER}",
-        "dataset.params.eval_shards_path_or_url": f"set dataset.params.data_path to {IMAGE_FOLDER}",
+        **SHARD_KEYS,
         "dataset.preprocessing": "crops have side model.vq_model.image_size; dataset.params has resize, random_flip",
         "experiment.generate_every": "pictures are drawn at each validation: set experiment.eval_every",
         "training.max_train_steps": "phases have their steps",

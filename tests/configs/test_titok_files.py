@@ -115,8 +115,14 @@ def test_defaults_are_those_of_titok_b64():
 @pytest.mark.parametrize(
     ("key", "instead"),
     [
-        ("dataset.params.train_shards_path_or_url", "set dataset.params.data_path to an image folder with train/"),
-        ("dataset.params.eval_shards_path_or_url", "set dataset.params.data_path to an image folder with train/"),
+        (
+            "dataset.params.train_shards_path_or_url",
+            "set dataset.params.data_path to the data set",
+        ),
+        (
+            "dataset.params.eval_shards_path_or_url",
+            "set dataset.params.data_path to the data set",
+        ),
         ("dataset.preprocessing.crop_size", "side model.vq_model.image_size"),
         ("losses.quantizer_weight", "set model.vq_model.quantizer_weight"),
         ("losses.perceptual_weight", "phases have perceptual_weight"),

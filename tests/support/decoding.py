@@ -1,6 +1,7 @@
 """Decode with a toy generator, position by position."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -21,3 +22,11 @@ def cached_logits(generator, codes: Tensor, class_ids: Tensor, forward: Callable
     for position in range(codes.shape[1]):
         last = codes[:, max(position - 1, 0) : position]
         yield (forward or generator)(last, class_ids, cache)[:, -1].float()
+
+
+def first_codes(generator, class_ids: Tensor, settings: SamplingSettings, count: int) -> Tensor:
+    """The first `count` codes (B, count) that the decoder draws, in the order drawn; every number of noise is 0.5."""
+    decoder = AutoregressiveDecoder(generator, settings)
+    noise = torch.full((len(class_ids), decoder.num_codes), 0.5, dtype=torch.float64)
+    codes = next(islice(decoder.stream(class_ids, noise), count - 1, None))
+    return codes[:, :count]

@@ -42,7 +42,8 @@ step = int(sys.argv[2])
 while True:
     step += 1
     weights = {name: {"w": torch.full((200_000,), float(step))} for name in ("model", "ema")}
-    save_checkpoint(sys.argv[1], step, weights, {"numbers": torch.full((1000,), step)}, keep=1)
+    state = {"numbers": torch.full((1000,), step), "samples_seen": 0, "skipped_steps": 0, "undecodable": []}
+    save_checkpoint(sys.argv[1], step, weights, state, keep=1)
 """
 
 

@@ -61,6 +61,7 @@ class Run:
 
     variant: str
     codes_of: str  # the variant that trains its stage 1: itself unless it shares codes
+    origin: str  # of its stage 1 and codes, in the names of jobs
     author: str  # the variant that trains its generators: itself or `codes_of`
     title: str
     seed: int
@@ -100,9 +101,9 @@ def plan_run(config: AblationConfig, name: str, seed: int, num_classes: int) -> 
         origin, codes = codes_of, codes.parent / "codes"  # one for all seeds
     stage1 = Path(trained or codes / "tokenizer_stage1")
     tokenizer = folder / "tokenizer_stage2" if variant.second_stage else stage1
-    run = Run(name, codes_of, author, variant.title, seed, folder, codes, generators, stage1, tokenizer)
+    run = Run(name, codes_of, origin, author, variant.title, seed, folder, codes, generators, stage1, tokenizer)
     values = {"data": config.data_path, "out": config.output_dir, "epochs": config.classifier_epochs}
-    values |= {"origin": origin, "num_classes": num_classes, "weights": EXPORTED_FILE, "workers": config.workers}
+    values |= {"num_classes": num_classes, "weights": EXPORTED_FILE, "workers": config.workers}
 
     def files(variant: str) -> dict[str, str]:
         return {**config.configs, **config.variants[variant].configs}

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run
+from experiments.job_runner import job_seconds
+from modeling.configs import read_models_config
+from modeling.interfaces import GENERATORS
 from training.logging import last_logged
 
 PANELS_PER_ROW = 4
@@ -25,11 +28,14 @@ class Measure:
     factor: float = 1.0  # from the number to the unit in the title
 
     def values(self, rows: list[dict]) -> np.ndarray:
-        return self.factor * np.array([row[self.key] for row in rows])
+        """Of the runs that have this number."""
+        return self.factor * np.array([row[self.key] for row in rows if row.get(self.key) is not None])
 
     def summary(self, rows: list[dict]) -> str:
         """Mean ± sample standard deviation over seeds."""
         values = self.values(rows)
+        if not len(values):
+            return "–"
         spread = f" ± {values.std(ddof=1):.{self.digits}f}" if len(values) > 1 else ""
         return f"{values.mean():.{self.digits}f}{spread}"
 
@@ -42,6 +48,8 @@ TOKENIZER_AND_GENERATOR = (
     Measure("AR loss, nats per code", "nats_per_code", 3, "lower"),
     Measure("AR loss, nats per image", "nats_per_image", 1, "lower"),
     Measure("AR top-1 accuracy, %", "ar_accuracy", 1, "higher", 100),
+    Measure("minutes of the tokenizer's training", "tokenizer_minutes", 1, "lower"),
+    Measure("minutes of the generator's training", "generator_minutes", 1, "lower"),
 )
 SAMPLES = (
     Measure("FID", "fid", 2, "lower"),
@@ -69,12 +77,24 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
         numbers = json.loads((run.folder / f"{name}.json").read_text())
         return {f"{prefix}{key}": value for key, value in numbers.items() if key != "features"}
 
-    loss = last_logged(run.generators / "ar", "val_loss")
-    row = {"variant": run.variant, "title": run.title, "seed": run.seed, "num_codes": run.num_codes}
-    row |= read("tokenizer") | {"nats_per_code": loss, "nats_per_image": loss * run.num_codes}
-    row["ar_accuracy"] = last_logged(run.generators / "ar", "val_accuracy")
-    for probe in config.probes:
-        row[f"{probe}_gap"] = (last_logged(run.generators / probe, "val_loss") - loss) * run.num_codes
+    row = {
+        "variant": run.variant,
+        "title": run.title,
+        "seed": run.seed,
+        "num_codes": run.num_codes,
+        **read("tokenizer"),
+    }
+    seconds = job_seconds(Path(config.output_dir))
+    stages = [seconds.get(name) for name in (f"{run.origin}: stage 1", f"{run.variant}, seed {run.seed}: stage 2")]
+    row["tokenizer_minutes"] = sum(filter(None, stages)) / 60 or None
+    row["generator_minutes"] = seconds[f"{run.author}, seed {run.seed}: ar"] / 60
+    generator = read_models_config(run.generators / "ar").generator.name
+    if GENERATORS.part_class(generator).decoding == "autoregressive":  # else the loss is no likelihood of an image
+        loss = row["nats_per_code"] = last_logged(run.generators / "ar", "val_loss")
+        row["nats_per_image"] = loss * run.num_codes
+        row["ar_accuracy"] = last_logged(run.generators / "ar", "val_accuracy")
+        for probe in config.probes:
+            row[f"{probe}_gap"] = (last_logged(run.generators / probe, "val_loss") - loss) * run.num_codes
     for sampling in config.samplings:
         row |= read(sampling, f"{sampling}_")
     return row
@@ -99,7 +119,8 @@ def plot_measures(groups: dict[str, list[dict]], shown: list[Measure], path: Pat
         for x, group in enumerate(groups.values()):
             values = measure.values(group)
             axis.scatter([x] * len(values), values, s=16, color=f"C{x}", alpha=0.8)
-            axis.hlines(values.mean(), x - 0.25, x + 0.25, color=f"C{x}")
+            if len(values):
+                axis.hlines(values.mean(), x - 0.25, x + 0.25, color=f"C{x}")
         axis.set_title(measure.title + (f" ({measure.better} is better)" if measure.better else ""), fontsize=9)
         # Of "(a) bidirectional" only the letter fits.
         axis.set_xticks(range(len(groups)), [title.split(" ")[0] for title in groups])

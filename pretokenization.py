@@ -19,6 +19,7 @@ from modeling.configs import read_tokenizer_config
 from modeling.layers.precision import PRECISIONS, default_precision
 from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
+from utils.pretrained import config_file, find_pretrained_weights
 from utils.process import init_process
 from utils.weights import fingerprint
 
@@ -72,15 +73,15 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     if args.cached_path.is_file():
         raise UserError(f"--cached_path {args.cached_path} is a file; name a folder to write")
     state = init_process(args.device)
-    config_file = args.tokenizer_config or defaults.tokenizer_config
+    config_source = args.tokenizer_config or defaults.tokenizer_config
     checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint
-    config = read_tokenizer_config(config_file)
+    config = read_tokenizer_config(config_source)
     layout = code_layout(config)
     images = list_images(args.data_path, args.split)
     images = images.evenly_spaced(args.max_images) if args.max_images else images
     tokenizer = load_tokenizer(config, checkpoint, state.device)
     if args.img_size != tokenizer.image_size:
-        raise UserError(f"--img_size is {args.img_size}, but {config_file} says {tokenizer.image_size}")
+        raise UserError(f"--img_size is {args.img_size}, but {config_source} says {tokenizer.image_size}")
     metadata = CacheMetadata(
         num_files=len(images),
         files_sha256=images.fingerprint(),
@@ -96,11 +97,24 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
         layout=args.format,
         shard_size=args.shard_size,
         data_path=str(Path(args.data_path).resolve()),
-        tokenizer_config=str(Path(config_file).resolve()),
-        tokenizer_checkpoint=str(Path(checkpoint).resolve()),
+        tokenizer_config=_absolute(config_source),
+        tokenizer_checkpoint=_absolute(checkpoint),
     )
     settings = EncodeSettings(args.batch_size, args.num_workers, args.skip_bad)
     pretokenize(tokenizer, images, args.cached_path, metadata, settings, state)
+
+
+def _absolute(source: str | Path) -> str:
+    """The absolute path of a file or folder; a hub id stays as it is."""
+    return str(Path(source).resolve() if Path(source).exists() else source)
+
+
+def _has_config(source: Path) -> bool:
+    """Whether a tokenizer's configuration is there: a file, a folder or a hub id."""
+    try:
+        return config_file(source).is_file()
+    except UserError:
+        return False
 
 
 def check(args: argparse.Namespace) -> None:
@@ -111,11 +125,15 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"{args.check} has no metadata.json: {hint}")
     check_content(cache)
     data = Path(args.data_path or metadata.data_path)
-    config_file = Path(args.tokenizer_config or metadata.tokenizer_config)
+    config = Path(args.tokenizer_config or metadata.tokenizer_config)
     checkpoint = Path(args.tokenizer_checkpoint or metadata.tokenizer_checkpoint)
-    sources = {"--data_path": data, "--tokenizer_config": config_file, "--tokenizer_checkpoint": checkpoint}
-    for flag, path in sources.items():
-        if not path.exists() or path == Path():
+    sources = {
+        "--data_path": (data, Path.exists),
+        "--tokenizer_config": (config, _has_config),
+        "--tokenizer_checkpoint": (checkpoint, find_pretrained_weights),
+    }
+    for flag, (path, find) in sources.items():
+        if path == Path() or not find(path):
             print(f"the codes are not compared with their images: there is no {flag} {path}; give another one")
             return
     try:
@@ -123,7 +141,7 @@ def check(args: argparse.Namespace) -> None:
     except UserError as error:
         print(f"the codes are not compared with their images: {error}")
         return
-    tokenizer = load_tokenizer(read_tokenizer_config(config_file), checkpoint, init_process(args.device).device)
+    tokenizer = load_tokenizer(read_tokenizer_config(config), checkpoint, init_process(args.device).device)
     if fingerprint(tokenizer.state_dict()) != metadata.tokenizer_sha256:
         raise UserError(f"{checkpoint} is not the tokenizer that made {args.check}: its SHA-256 differs")
     check_against_images(cache, images, tokenizer, args.check_images)

@@ -31,6 +31,9 @@ class MaskedSettings:
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}, but must be at least 1")
+        for name in ("guidance_scale", "guidance_scale_pow", "temperature"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be a finite number")
         if self.guidance_decay not in DECAYS:
             raise ValueError(f"guidance_decay '{self.guidance_decay}' is none of {', '.join(DECAYS)}")
         if self.guidance_scale_pow < 0:

@@ -32,7 +32,7 @@ from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
 from utils.errors import UserError
-from utils.pretrained import CONFIG_FILE, config_file, local_folder
+from utils.pretrained import CONFIG_FILE, config_file, find_pretrained_weights, local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
@@ -56,10 +56,11 @@ def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generat
 def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
     """Put a tokenizer's weights beside a generator's, so that `Pipeline.from_pretrained(folder)` works anywhere.
 
-    Does nothing if the checkpoint does not exist. A safetensors file on the same file system is hard-linked.
+    checkpoint: a file, a folder or a hub id; does nothing if it does not exist. A safetensors file on the same file
+    system is hard-linked.
     """
-    source, target = weights_file(checkpoint), folder / TOKENIZER_FILE
-    if not source.is_file() or (target.exists() and target.samefile(source)):
+    source, target = find_pretrained_weights(checkpoint), folder / TOKENIZER_FILE
+    if source is None or (target.exists() and target.samefile(source)):
         return
     try:
         with atomic_path(target) as part:

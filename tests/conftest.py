@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from sampling.pipeline import save_pretrained
 from tests.support import toy
@@ -30,6 +31,14 @@ def parity():
             return dict(arrays)
 
     return load
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps the first precision of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ CUDA_VISIBLE_DEVICES=0,1 python -m pytest tests/test_gpu.py
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from benchmarks.training_memory import count_memory
 from modeling.build import build_generator, code_layout
@@ -96,14 +95,6 @@ def test_losses_and_gradients_are_the_cpus():
     assert other_loss == pytest.approx(loss, rel=1e-4)
     assert other_reconstruction == pytest.approx(reconstruction, rel=1e-3)
     torch.testing.assert_close(other_norms, norms, rtol=1e-2, atol=1e-4)
-
-
-@pytest.fixture
-def fresh_accelerate():
-    """accelerate keeps the first precision of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

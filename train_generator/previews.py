@@ -15,7 +15,8 @@ from train_generator.config import ARConfig
 from training.logging import Logger
 from utils.errors import first_line
 from utils.images import grid, preview_scale
-from utils.weights import weights_file
+from utils.pretrained import find_pretrained_weights
+from utils.weights import fingerprint
 
 MAX_CLASSES = 10
 IMAGES_PER_CLASS = 4
@@ -24,25 +25,34 @@ IMAGES_PER_CLASS = 4
 class Previews:
     """Samples of fixed classes from fixed noise, so that grids show progress."""
 
-    def __init__(self, config: ARConfig, generator: Generator, accelerator: Accelerator, sharded: bool):
+    def __init__(
+        self, config: ARConfig, generator: Generator, accelerator: Accelerator, sharded: bool, tokenizer_sha256: str
+    ):
         """sharded: every rank takes part, because sampling gathers the weights.
+        tokenizer_sha256: of the tokenizer that made the token cache; empty if unknown or without a cache.
 
         Loads the tokenizer here, so that a missing file fails at start-up, not hours in. The tokenizer is
         also what encodes images if there is no cache. Raises UserError.
         """
         experiment = config.experiment
-        path, cached = weights_file(experiment.tokenizer_checkpoint), config.dataset.params.pretokenization
+        checkpoint, cached = experiment.tokenizer_checkpoint, config.dataset.params.pretokenization
         self.accelerator, self.sharded = accelerator, sharded
         self.every = experiment.generate_every
         self.seed = config.model.generator.seed
         if self.every:
             self.settings: Any = decoder_settings(config.model.generator, generator.decoding)
-        if self.every and cached and not path.is_file():
-            accelerator.print(f"warning: no previews, because experiment.tokenizer_checkpoint {path} is missing")
+        if self.every and cached and find_pretrained_weights(checkpoint) is None:
+            accelerator.print(f"warning: no previews, because experiment.tokenizer_checkpoint {checkpoint} is missing")
             self.every = 0
         self.tokenizer: Tokenizer | None = None
         if not cached or (self.every and (accelerator.is_main_process or sharded)):
-            self.tokenizer = load_tokenizer(config.model.vq_model, path, accelerator.device)
+            self.tokenizer = load_tokenizer(config.model.vq_model, checkpoint, accelerator.device)
+            if tokenizer_sha256 and (loaded := fingerprint(self.tokenizer.state_dict())) != tokenizer_sha256:
+                accelerator.print(
+                    "warning: experiment.tokenizer_checkpoint is not the tokenizer that made the token cache:"
+                    f" SHA-256 {loaded[:12]} and {tokenizer_sha256[:12]}. Its pictures are wrong, unless both have the"
+                    " same codebook, as two stages of one training"
+                )
 
     def draw_if_due(self, model: Generator, step: int, last: bool, logger: Logger) -> None:
         due = self.every > 0 and (step % self.every == 0 or last)

@@ -31,7 +31,7 @@ from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.peak_flops import matmul_peak
 from training.state import TrainState
 from utils.errors import UserError
-from utils.weights import weights_file
+from utils.pretrained import find_pretrained_weights
 
 CURVES = (
     ("loss", "val_loss"),
@@ -96,7 +96,7 @@ class GeneratorTrainer:
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator, self.sharded)
         self.output_dir = self.checkpointer.output_dir
         resumed = self.checkpointer.resume_models()
-        self.previews = Previews(config, self.generator, self.accelerator, self.sharded)
+        self.previews = Previews(config, self.generator, self.accelerator, self.sharded, self.data.tokenizer_sha256)
         self._check_agreement()
 
         # The optimizer, and what the ranks share.
@@ -138,11 +138,12 @@ class GeneratorTrainer:
             )
 
     def _check_agreement(self) -> None:
-        tokenizer = weights_file(self.config.experiment.tokenizer_checkpoint)
+        checkpoint = self.config.experiment.tokenizer_checkpoint
+        tokenizer = find_pretrained_weights(checkpoint)
         facts = {
             "the starting step": str(self.state.step),
             "the data": self.data.training.fingerprint(),
-            "the tokenizer": f"{tokenizer} {'exists' if tokenizer.is_file() else 'is missing'}",
+            "the tokenizer": f"{checkpoint} {f'with {tokenizer.name}' if tokenizer else 'is missing'}",
         }
         check_agreement(self.accelerator, self.config, facts)
 

@@ -49,7 +49,10 @@ class Adversary:
 
     def prepare(self) -> None:
         """Share it with the other ranks; after a resume."""
+        forward = self.discriminator.forward
         self.model, self.optimizer = self.accelerator.prepare(self.discriminator, self.optimizer)
+        if self.settings.full_precision:  # a prepared forward turns autocast on again
+            self.discriminator.forward = forward
 
     def loss(self, images: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """Hinge loss on images and their reconstructions, both (B, 3, H, W) in [0, 1], and LeCam's term.

@@ -25,7 +25,7 @@ class TokenizerExperiment(ExperimentSettings):
     project: str = "alitok-tokenizer"
     name: str = "tokenizer"
     milestone_every: int = 50000
-    init_weight: str | None = option(None, "the published name of init_from")
+    init_weight: str | None = option(None, "the published name of init_from", path="read")
     init_from: str | None = option(
         II("experiment.init_weight"),
         "weights of an earlier stage to start from; stage 2 needs those of stage 1",

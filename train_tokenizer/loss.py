@@ -7,6 +7,7 @@ from torch import Tensor, device, nn
 from modeling.frozen.imagenet_classifiers import load_classifier
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import LossTerm, TokenizerOutput
+from modeling.layers.precision import at_least_float32
 from train_tokenizer.losses import LogitLoss, hinge_generator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
 from utils.config import option
@@ -74,5 +75,6 @@ class TokenizerLoss:
             terms["lpips"] = LossTerm(self.lpips(images, reconstruction).mean(), phase.lpips_weight)
         if phase.gan:
             weight = self.settings.discriminator_factor * self.settings.discriminator_weight
-            terms["adversarial"] = LossTerm(hinge_generator_loss(discriminator(reconstruction)), weight)
+            logits = discriminator(at_least_float32(reconstruction))
+            terms["adversarial"] = LossTerm(hinge_generator_loss(logits), weight)
         return terms

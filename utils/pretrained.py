@@ -44,6 +44,20 @@ def pretrained_weights(source: str | Path) -> Path:
     return Path(source) if _is_file_name(source, WEIGHT_SUFFIXES) else weights_file(local_folder(source))
 
 
+def find_pretrained_weights(source: str | Path) -> Path | None:
+    """As `pretrained_weights`, but None if there is no such file, folder or hub repository.
+
+    Raises UserError for a folder without weights.
+    """
+    try:
+        path = pretrained_weights(source)
+    except UserError:
+        if Path(source).exists():
+            raise
+        return None
+    return path if path.is_file() else None
+
+
 def config_file(source: str | Path) -> Path:
     """`source` if it names a file, else the configuration in that folder or hub repository.
 

@@ -25,7 +25,7 @@ class Overrides:
 class Variant(Overrides):
     title: str = option(MISSING, "name in tables and plots")
     configs: dict[str, str] = option({}, "files in place of the shared ones")
-    tokenizer: str | None = option(None, "output folder of a trained tokenizer, in place of stage 1")
+    tokenizer: str | None = option(None, "output folder of a trained tokenizer, in place of stage 1", path="read")
     second_stage: bool = option(False, "train a second decoder on the frozen codes, and decode samples with it")
     codes_of: str | None = option(
         None, "use stage 1 and codes of this variant, and its generators unless this one has overrides or a file for ar"

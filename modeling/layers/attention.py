@@ -27,8 +27,8 @@ def materialised_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dro
     In bfloat16 the scores are rounded; their softmax is computed in float32.
     """
     queries, keys, values = (x.flatten(0, 1) for x in (q, k, v))
-    length, scale = q.shape[2], q.shape[3] ** -0.5
-    mask = q.new_full((length, length), float("-inf") if causal else 0.0).triu(1)
+    scale = q.shape[3] ** -0.5
+    mask = q.new_full((q.shape[2], k.shape[2]), float("-inf") if causal else 0.0).triu(1)
     scores = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=scale)
     weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ values).unflatten(0, q.shape[:2])

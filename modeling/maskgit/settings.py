@@ -29,4 +29,4 @@ class MaskGITConfig:
     guidance_scale_pow: float = option(3.0, "power of power-cosine; larger: the scale stays low longer", min=0)
     softmax_temperature_annealing: bool = option(True, "divide logits by 0.5 + 0.8 times the share of steps to come")
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, more time")
-    seed: int = option(42, "seed of the sampling noise")
+    seed: int = option(42, "seed of the sampling noise", min=0, below=2**63)

@@ -12,6 +12,7 @@ from modeling.layers.precision import autocast
 from modeling.titok.settings import TiTokConfig
 from utils.errors import first_line
 from utils.weights import load_strict, read_state_dict
+from utils.wrapped_weights import without_prefixes
 
 PROXY_TOKENIZER = "maskgit_vq"
 # Its parts as the two-stage models name them -> as its own file names them.
@@ -37,7 +38,10 @@ def build_proxy(config: TiTokConfig) -> Tokenizer:
 
 def proxy_weights(config: TiTokConfig) -> dict[str, Tensor]:
     """Decoder and codebook of MaskGIT-VQ by the names of a two-stage model. Raises UserError."""
-    state = read_state_dict(config.pretrained_tokenizer_weight)
+    source = config.pretrained_tokenizer_weight
+    with torch.device("meta"):  # only the names
+        names = build_proxy(config).state_dict()
+    state = without_prefixes(read_state_dict(source), names, source)
     return {
         ours + key.removeprefix(theirs): value
         for ours, theirs in PIXEL_PARTS.items()

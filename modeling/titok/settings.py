@@ -34,7 +34,7 @@ class TiTokConfig:
     is_legacy: bool = option(True, "two-stage: the decoder predicts proxy codes of MaskGIT-VQ; false: single-stage")
     finetune_decoder: bool = option(True, "two-stage: with the pixel decoder, so images are decoded; false: stage 1")
     pretrained_tokenizer_weight: str | None = option(
-        None, "two-stage: weights of MaskGIT-VQ, for training and for images of stage 1"
+        None, "two-stage: weights of MaskGIT-VQ, for training and for images of stage 1", path="read"
     )
     proxy: dict[str, Any] = option({}, "two-stage: settings of MaskGIT-VQ, if not the published ones")
     init_std: float = option(0.02, "spread of the initial weights; small models start faster with more", above=0)

@@ -18,6 +18,7 @@ from modeling.titok.proxy import PIXEL_PARTS, FrozenProxy, build_proxy, proxy_we
 from modeling.titok.settings import TiTokConfig
 from utils.errors import UserError
 from utils.weights import load_strict
+from utils.wrapped_weights import without_prefixes
 
 ERRORS = {"l2": F.mse_loss, "l1": F.l1_loss}
 
@@ -141,6 +142,7 @@ class TiTok(nn.Module):
 
     def load_earlier_stage(self, state: dict[str, Tensor], source: Any) -> None:
         """All weights of `state`. Stage 2 adds those of MaskGIT-VQ to the weights of stage 1."""
+        state = without_prefixes(state, self.state_dict(), source)
         needs_pixels = self.config.finetune_decoder and not any(key.startswith(tuple(PIXEL_PARTS)) for key in state)
         if needs_pixels and not self.config.pretrained_tokenizer_weight:
             raise UserError(

@@ -124,6 +124,15 @@ def test_a_trained_tokenizer_takes_the_place_of_stage_1(written, tmp_path):
     assert find_config(run, "ar").experiment.tokenizer_checkpoint == f"{tmp_path}/trained/model.safetensors"
 
 
+def test_a_trained_tokenizer_is_looked_for_beside_the_file(written, tmp_path):
+    (tmp_path / "trained").mkdir()
+    given = yaml.safe_load(written.read_text())
+    given["variants"]["causal"]["tokenizer"] = "trained"
+    written.write_text(yaml.safe_dump(given))
+    read = load_config(AblationConfig, "", [f"config={written}"])
+    assert read.variants["causal"].tokenizer == str(tmp_path / "trained")
+
+
 def test_stage_2_keeps_the_encoder_of_its_codes(written):
     """Also if overrides changed the encoder: another one's codes would mean something else."""
     overrides = "variants.causal.stage1=[model.vq_model.encoder.num_heads=4,model.vq_model.codebook_size=16]"

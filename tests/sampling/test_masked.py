@@ -171,3 +171,10 @@ def test_bad_settings_and_batches():
         decoder(torch.tensor([4]), noise_of(decoder, [0]))
     with pytest.raises(ValueError, match="2 images in a batch, but there is room for 1"):
         decoder(torch.tensor([0, 1]), noise_of(decoder, range(2)))
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "guidance_scale_pow", "temperature"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_are_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, but must be a finite number"):
+        MaskedSettings(**{name: value})

@@ -5,20 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from sampling.pipeline import TOKENIZER_FILE
 from tests.support import toy
 from tests.support.commands import pretokenize, train_ar
 from tests.support.launch import run
 from tests.support.resuming import RESUME
 from tests.support.trainings import generator_trainer
 from training.logging import read_log
+from utils import pretrained
 from utils.errors import UserError
-from utils.weights import export_weights, exported_step
+from utils.weights import export_weights, exported_step, fingerprint, read_state_dict
 
 
-def pretend_another_tokenizer(cache: Path) -> None:
+def pretend_another_tokenizer(cache: Path, sha256: str = "other") -> None:
     """The cache's metadata names another tokenizer's hash from now on."""
     metadata = cache / "metadata.json"
-    metadata.write_text(metadata.read_text().replace('"tokenizer_sha256": "none"', '"tokenizer_sha256": "other"'))
+    metadata.write_text(metadata.read_text().replace('"tokenizer_sha256": "none"', f'"tokenizer_sha256": "{sha256}"'))
 
 
 def test_another_tokenizers_cache_is_refused_and_another_size_reported(tmp_path, capfd):
@@ -53,6 +55,26 @@ def test_a_failing_preview_costs_no_training(tmp_path, capfd, monkeypatch):
     trainer.run()
     assert exported_step(trainer.output_dir) == 8
     assert "no preview at step 4 (CUDA out of memory)" in capfd.readouterr().err
+
+
+def test_a_tokenizer_that_did_not_make_the_cache_is_warned_about(tmp_path, capfd):
+    tokenizer, warning = toy.tokenizer(), "is not the tokenizer that made the token cache"
+    weights = export_weights(tmp_path / "tokenizer", tokenizer.state_dict())[1]
+    generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
+    assert warning in capfd.readouterr().out
+    pretend_another_tokenizer(tmp_path / "cache", fingerprint(tokenizer.state_dict()))
+    generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
+    assert warning not in capfd.readouterr().out
+
+
+def test_a_tokenizer_on_the_hub_draws_previews_and_is_kept(tmp_path, monkeypatch):
+    export_weights(tmp_path / "hub", toy.tokenizer().state_dict())
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda source, **options: tmp_path / "hub")
+    trainer = generator_trainer(tmp_path, "run", "experiment.tokenizer_checkpoint=name/repository")
+    assert trainer.previews.every > 0
+    trainer.export()
+    kept = read_state_dict(trainer.output_dir / TOKENIZER_FILE)
+    assert fingerprint(kept) == fingerprint(toy.tokenizer().state_dict())
 
 
 def test_a_cache_that_does_not_fit_is_refused(tmp_path):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dataset.image_dataset import ImageBatch
 from modeling.titok.proxy import build_proxy
 from tests.support import toy
 from tests.support.launch import run, run_here
 from tests.support.resuming import assert_equal_checkpoints, interrupted
-from tests.support.toy.titok import titok_config, write_titok_config
+from tests.support.toy.titok import titok, titok_config, write_titok_config
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.trainer import TokenizerTrainer
 from training.checkpoint_files import list_checkpoints
@@ -78,6 +79,18 @@ def test_each_step_updates_both_networks_on_the_same_images(tmp_path, images):
     assert float(lecam.ema_real_logits_mean) == pytest.approx(0.1 * real, rel=1e-5)
 
 
+@pytest.mark.parametrize("full_precision", [True, False])
+def test_the_discriminator_computes_in_float32_on_request(tmp_path, images, fresh_accelerate, full_precision):
+    """In both of its uses under bf16: the tokenizer's step and its own."""
+    flags = "training.mixed_precision=bf16", f"losses.full_precision={full_precision}"
+    made = trainer(tmp_path, "run", "single_stage", *flags)
+    made.state.step, dtypes = 5, []
+    layer = made.adversary.discriminator.to_logits[0]
+    layer.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    made.train_step([batch()])
+    assert dtypes == [torch.float32 if full_precision else torch.bfloat16] * 2
+
+
 def test_a_step_that_is_skipped_leaves_the_discriminator_alone(tmp_path, images):
     made = trainer(tmp_path, "run", "single_stage")
     made.state.step = 5
@@ -136,6 +149,36 @@ def test_two_stages(tmp_path, images, monkeypatch):
     assert not any("quantizer" in row for row in read_log(tmp_path / "stage2"))
     with pytest.raises(UserError, match=r"has no pixel decoder: set model\.vq_model\.pretrained_tokenizer_weight"):
         trainer(tmp_path, "without", "stage2", start)
+
+
+def test_stage_2_starts_from_wrapped_weights(tmp_path, images):
+    """Names with "module." before them, of stage 1 and of MaskGIT-VQ; with a pixel decoder no other file is needed."""
+
+    def wrapped(name: str, state: dict[str, torch.Tensor]) -> str:
+        torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / name)
+        return str(tmp_path / name)
+
+    proxy, one = toy.maskgit_vq().state_dict(), titok("stage1").state_dict()
+    settings = {"pretrained_tokenizer_weight": wrapped("maskgit_vq.bin", proxy)}
+    start = f"experiment.init_from={wrapped('stage1.bin', one)}"
+    two = trainer(tmp_path, "stage2", "stage2", start, **settings).tokenizer.state_dict()
+    assert torch.equal(two["pixel_quantize.embedding.weight"], proxy["quantize.embedding.weight"])
+    assert torch.equal(two["decoder.ffn.2.weight"], one["decoder.ffn.2.weight"])
+    again = f"experiment.init_from={wrapped('stage2.bin', two)}"
+    state = trainer(tmp_path, "again", "stage2", again).tokenizer.state_dict()
+    assert torch.equal(state["pixel_decoder.conv_out.weight"], proxy["decoder.conv_out.weight"])
+
+
+def test_paths_of_earlier_weights_are_beside_the_file(tmp_path):
+    for name in ("stage1.bin", "proxy.bin"):
+        (tmp_path / name).touch()
+    config = write_titok_config(tmp_path / "config.yaml", "stage2", pretrained_tokenizer_weight="proxy.bin")
+    given = yaml.safe_load(config.read_text())
+    given["experiment"]["init_weight"] = "stage1.bin"
+    config.write_text(yaml.safe_dump(given))
+    read = load_config(TokenizerConfig, "", [f"config={config}", "dataset.params.data_path=d"])
+    assert read.experiment.init_from == read.experiment.init_weight == str(tmp_path / "stage1.bin")
+    assert read.model.vq_model.pretrained_tokenizer_weight == str(tmp_path / "proxy.bin")
 
 
 def test_stage_1_without_proxy_codes_is_one_line(tmp_path, images):

@@ -12,7 +12,9 @@ from dataset.token_cache.check import check_against_images, check_labels, count_
 from dataset.token_cache.reader import open_token_cache
 from tests.dataset.token_cache.conftest import SHARD_SIZE, pretokenization, tokenizer_state
 from tests.support import toy
+from tests.support.commands import pretokenize
 from tests.support.launch import run
+from utils import pretrained
 from utils.errors import UserError
 from utils.weights import export_weights
 
@@ -51,6 +53,17 @@ def test_codes_of_other_images_are_noticed(tmp_path):
     (tmp_path / cache.paths()[0]).write_bytes(b"no image")
     with pytest.raises(UserError, match=r"the source image .*a/0.png cannot be read"):
         check_against_images(cache, images, toy.tokenizer(), 24)
+
+
+def test_a_cache_of_a_tokenizer_on_the_hub_is_checked_with_it(tmp_path, images, program, monkeypatch):
+    export_weights(tmp_path / "hub", toy.tokenizer(init_std=1.0).state_dict())
+    toy.write_tokenizer_config(tmp_path / "hub" / "config.yaml", 2)
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda source, **options: tmp_path / "hub")
+    cache, hub_id = tmp_path / "cache", Path("name/repository")
+    assert program(*pretokenize(images, hub_id, hub_id, cache))[0] == 0
+    metadata = open_token_cache(cache).metadata
+    assert (metadata.tokenizer_config, metadata.tokenizer_checkpoint) == ("name/repository", "name/repository")
+    assert "0.000% of the codes differ" in program("pretokenization.py", "--check", cache)[1]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modeling.layers.attention import MAX_MATERIALISED_LENGTH, attention
+from modeling.layers.attention import MAX_MATERIALISED_LENGTH, attention, materialised_attention
 
 
 def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -33,6 +33,13 @@ def test_attention_is_its_definition_with_its_gradients(dtype, tolerance, length
     gradients = torch.autograd.grad(result, inputs, out)
     for gradient, reference in zip(gradients, torch.autograd.grad(expected, inputs, out.double()), strict=True):
         torch.testing.assert_close(gradient, reference, rtol=tolerance, atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_fewer_queries_than_keys(causal):
+    q, k, v = heads(40)
+    result = materialised_attention(q[:, :, :7], k, v, causal=causal)
+    torch.testing.assert_close(result.double(), by_definition(q[:, :, :7], k, v, causal), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [40, MAX_MATERIALISED_LENGTH + 1])

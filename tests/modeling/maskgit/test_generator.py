@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling.build import build_generator, cast_parameters
@@ -15,6 +16,7 @@ from sampling.noise import image_noise
 from tests.support import toy
 from tests.support.toy.maskgit import NETWORKS, SIZES, masked_generator, some_masked
 from tests.support.toy.rar import random_codes
+from utils.config import check_limits
 from utils.errors import UserError
 
 T, K = toy.NUM_CODES, toy.CODEBOOK_SIZE
@@ -183,3 +185,9 @@ def test_sizes_that_do_not_fit_are_refused():
             masked_generator(network, **changes)
     with pytest.raises(UserError, match="generator 'maskgit': hidden_size 30 is not a multiple"):
         build_generator(MaskGITConfig(hidden_size=30), CodeLayout(K, T))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_of_noise_are_64_bits(seed):
+    with pytest.raises(UserError, match="seed is"):
+        check_limits(OmegaConf.structured(MaskGITConfig(seed=seed)))

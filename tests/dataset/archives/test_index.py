@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from dataset.archives import index
 from dataset.archives.build import Builder
+from dataset.archives.locate import find_archives
 from dataset.decode import BadImage
 from dataset.image_dataset import TrainingImages, read_or_next
 from dataset.images import list_images
@@ -99,8 +100,7 @@ def test_where_the_folder_cannot_be_written(archive, builds, tmp_path, monkeypat
 def test_processes_wait_for_the_one_that_indexes(archive, builds):
     target = archive.parent / ".image_index"
     target.mkdir()
-    name = f"train-{index._digest([archive.name])}.npz"
-    with one_process(target / name):
+    with one_process(target / index.index_name(find_archives(archive, "train"))):
         waiting = threading.Thread(target=list_images, args=(archive, "train"))
         waiting.start()
         time.sleep(0.1)
@@ -123,6 +123,33 @@ def test_copies_of_another_state_are_not_read(tmp_path, builds):
     os.utime(table, ns=(0, 0))
     assert list_images(data, "train").places.files[-1] != copies
     assert not copies.exists()
+
+
+def test_processes_without_locks_write_copies_of_their_own(tmp_path, monkeypatch):
+    """One that makes the index later leaves the file that others read, and the bytes are the same."""
+    pytest.importorskip("pyarrow")
+    first = list_images(archives.tables(tmp_path), "train")
+    copies = first.places.files[-1]
+    with copies.open("rb") as open_file:
+        index_file_of = copies.with_name(f"{copies.name.partition('.')[0]}.npz")
+        index_file_of.unlink()
+        again = list_images(tmp_path, "train")
+        assert open_file.read() == copies.read_bytes()
+    assert (again.places.start == first.places.start).all()
+    monkeypatch.setattr(Builder, "_assemble", lambda *_: 1 / 0)
+    index_file_of.unlink()
+    with pytest.raises(ZeroDivisionError):
+        list_images(tmp_path, "train")
+    assert copies.is_file()
+    assert list(copies.parent.glob("*.part")) == []
+
+
+def test_one_archive_has_an_index_for_each_way_to_read_it(tmp_path):
+    """SPLIT/<class>.tar is whole as a part of the folder, and by itself belongs to no split."""
+    archives.write_tar(tmp_path / "train" / "cat.tar", [("train/0.png", archives.pictures("train")[0][2])])
+    found = [find_archives(path, "train") for path in (tmp_path, tmp_path / "train" / "cat.tar")]
+    assert [one.files for one in found] == [found[0].files] * 2
+    assert len({index.index_name(one) for one in found}) == 2
 
 
 def test_workers_read_archives_as_they_read_folders(tmp_path, archive):

@@ -1,6 +1,7 @@
 """Every kind of data set gives the same images, classes and order as the image folder."""
 
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -183,6 +184,68 @@ def test_what_is_no_data_in_archives(tmp_path):
     assert images.classes == data_cases.CLASSES
     assert len(images) == 18
     assert images.passed_over == {".txt": 1, "hidden or system names": 4}
+
+
+def test_files_beside_the_folder_of_the_split_do_not_hide_it(tmp_path, folder):
+    members = [("README.md", b""), *archives.in_folders("train", "train/")]
+    images = list_images(archives.write_zip(tmp_path / "train.zip", members), "train")
+    assert images.fingerprint() == list_images(folder, "train").fingerprint()
+    assert images.passed_over == {".md": 1}
+
+
+def test_a_class_of_another_split_is_no_folder_of_this_one(tmp_path):
+    data = archives.pictures("train")[0][2]
+    names = ("all/train/dog/0.png", "all/val/dog/1.png", "all/val/train/2.png")
+    path = archives.write_zip(tmp_path / "all.zip", [(name, data) for name in names])
+    assert list_images(path, "train").paths == ("dog/0.png",)
+    assert list_images(path, "val").paths == ("dog/1.png", "train/2.png")
+
+
+def test_an_archive_that_is_named_for_two_splits(tmp_path, folder):
+    members = archives.in_folders("train", "train/") + archives.in_folders("val", "val/")
+    path = archives.write_zip(tmp_path / "my_train_val.zip", members)
+    for split in ("train", "val"):
+        assert list_images(path, split).fingerprint() == list_images(folder, split).fingerprint()
+
+
+def test_tars_of_classes_inside_of_the_tar_of_both_splits(tmp_path, folder):
+    members = []
+    for split in ("train", "val"):
+        for name in data_cases.CLASSES:
+            own = [(p.partition("/")[2], d) for p, d in archives.in_folders(split) if p.startswith(name)]
+            inner = archives.write_tar(tmp_path / "inner" / "class.tar", own).read_bytes()
+            members += [(f"{split}/{name}.tar", inner), (f"{split}/._{name}.tar", b"fork")]
+    path = archives.write_tar(tmp_path / "all.tar", members)
+    for split in ("train", "val"):
+        images = list_images(path, split)
+        assert images.fingerprint() == list_images(folder, split).fingerprint()
+        assert same_pixels(images, list_images(folder, split))
+        assert images.passed_over == {"hidden or system names": 3}
+
+
+def test_links_in_tars(tmp_path):
+    """A hard link is an image; symbolic links are counted."""
+    data = archives.pictures("train")[0][2]
+    path = archives.write_tar(tmp_path / "train.tar", [("cat/0.png", data)])
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("dog/0.png", tarfile.LNKTYPE), ("dog/1.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "cat/0.png"
+            archive.addfile(info)
+    images = list_images(tmp_path, "train")
+    assert images.paths == ("cat/0.png", "dog/0.png")
+    assert images.places.read(1) == data
+    assert images.passed_over == {"links and special files": 1}
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_webdataset_in_a_zip(tmp_path, compression):
+    data = archives.pictures("train")[0][2]
+    path = archives.write_zip(tmp_path / "train.zip", [("0.png", data), ("0.cls", b"3")], compression)
+    assert list_images(path, "train").labels.tolist() == [3]
+    archives.write_zip(path, [("0.png", data), ("0.cls", bytes(2000))], compression)
+    with pytest.raises(UserError, match=r"0.cls has more than 1024 bytes, no class"):
+        list_images(path, "train")
 
 
 def test_a_class_that_is_called_like_a_split(tmp_path):

@@ -126,8 +126,8 @@ class ShardedOutput:
         try:
             earlier = read_json(path)
         except UserError as error:
-            others = self.remains() if path == self.record else [*self.remains(), self.progress]
-            also = [str(other) for other in others if other != path]
+            shards = [self.progress] if len(self.missing()) < self.num_shards else []  # without a plan they are foreign
+            also = [str(other) for other in (self.remains() if path == self.record else shards) if other != path]
             raise UserError(", and also ".join([str(error), *also])) from error
         differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
         if differing:

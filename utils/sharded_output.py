@@ -79,7 +79,7 @@ class ShardedOutput:
         if self.record.is_file():
             self._check_identity(self.record)
         if self.record.is_file() and self.result.is_file():
-            if main and self.plan.is_file():  # left by a kill just before the end
+            if main:  # left by a kill just before the end
                 self._remove_progress()
             return True
         if self.plan.is_file():
@@ -116,7 +116,8 @@ class ShardedOutput:
 
     def _remove_progress(self) -> None:
         """Remove the files that are written there; the plan last, without which they are foreign."""
-        for path in [*map(self.shard_file, range(self.num_shards)), self.plan]:
+        own = [*map(self.shard_file, range(self.num_shards)), self.plan] if self.plan.is_file() else []
+        for path in own:
             part_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         with suppress(OSError):  # files of something else stay

@@ -119,11 +119,12 @@ def test_the_place_of_the_sheet_is_checked_before_the_work(run, data, tmp_path, 
     assert (tmp_path / "notes.png").read_text() == "my notes"
 
 
-def test_numbers_are_printed_before_the_sheets_are_drawn(run, data, tmp_path, capsys, monkeypatch):
+def test_numbers_are_printed_before_the_sheets_are_drawn(run, tmp_path, capsys, monkeypatch):
+    archive = archives.kaggle_zip(tmp_path)
     monkeypatch.setattr(inspect, "contact_sheet", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(data, "--num_workers", 0, "--sheet", tmp_path / "sheet.png")
-    assert "30 images in 5 classes" in capsys.readouterr().out
+        run(archive, "--num_workers", 0, "--images", 1, "--sheet", tmp_path / "sheet.png")
+    assert capsys.readouterr().out.count("18 images in 3 classes") == 2
 
 
 def test_no_data_set(tmp_path):

@@ -168,7 +168,7 @@ from utils.sharded_output import ShardedOutput
 
 state, folder = PartialState(cpu=True), Path(sys.argv[1])
 output = ShardedOutput(folder / "record.json", folder / "progress", {}, 28, 4)
-output.prepare(state.is_main_process)
+output.prepare_together(state)
 mine = output.claim(state)
 for shard in mine:  # at once, while others may still be in `claim`
     output.shard_file(shard).write_text("{}")

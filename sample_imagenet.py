@@ -77,7 +77,7 @@ def main() -> None:
     }
     shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
     with shards.locked(state):
-        if shards.prepare(state.is_main_process):
+        if shards.prepare_together(state):
             state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
         else:
             pipeline = Pipeline(

@@ -40,6 +40,7 @@ class BadFiles:
         Raises UserError on all ranks if there are too many.
         """
         self.indices.update(gather_object(sorted(self.indices)))
+        self.indices.intersection_update(range(len(self.images)))  # a resumed training may have fewer images
         count = len(self.indices)
         if PartialState().is_main_process and count != self._reported:
             self._write_report()

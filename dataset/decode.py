@@ -34,6 +34,8 @@ TRANSPOSITIONS = {
 
 # Raise for a truncated file; do not return an image with a grey lower half.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Pillow's own limit holds before a JPEG file is reduced, and warns from 89 million pixels on; `_load` has the limit.
+Image.MAX_IMAGE_PIXELS = 64 * MAX_PIXELS
 
 Image.init()
 # Formats that Pillow only names, and those that start another program (Ghostscript).

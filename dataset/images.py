@@ -136,7 +136,8 @@ def _list_folder(root: Path) -> ImageList:
 
 def _list_flat_validation(root: Path) -> ImageList:
     """ImageNet's validation images as they are unpacked: without class folders."""
-    numbers = {p.name: int(match[1]) for p in root.iterdir() if (match := FLAT_NAME.match(p.name))}
+    names = [path.name for path in root.iterdir() if suffix(path.name) in IMAGE_SUFFIXES]
+    numbers = {name: int(match[1]) for name in names if (match := FLAT_NAME.match(name))}
     if not numbers:
         raise UserError(f"{root} holds no class folders (expected {root}/<class>/<image>)")
     synsets = read_classes([root, *root.resolve().parents[:MAX_PARENTS]])

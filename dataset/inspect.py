@@ -7,7 +7,7 @@ python -m dataset.inspect imagenet-object-localization-challenge.zip --split val
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +21,10 @@ from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
 from dataset.decode import FORMATS, ORIENTATION, BadImage, read_rgb
 from dataset.images import ImageList, NoSuchSplit, list_images, to_float, to_uint8
-from utils.arguments import at_least
-from utils.errors import UserError, entry_point, first_line
+from utils.arguments import at_least, file_path
+from utils.errors import UserError, entry_point, first_line, warn
 from utils.images import grid, labelled_rows, save_png
+from utils.output_file import PNG, output_file
 from utils.workers import Loader
 
 SPLITS = ("train", "val", "test")
@@ -129,11 +130,20 @@ def _thumbnail(images: ImageList, index: int) -> torch.Tensor:
 
 
 def splits_of(data_path: str, split: str | None) -> dict[str, ImageList]:
-    """The split that was asked for, or all that are there. Raises UserError if there is none."""
+    """The split that was asked for, or all that can be listed. Raises UserError if there is none.
+
+    ImageNet's test images, for one, have no classes.
+    """
     found = {}
     for name in [split] if split else SPLITS:
-        with suppress(NoSuchSplit):
+        try:
             found[name] = list_images(data_path, name)
+        except NoSuchSplit:
+            continue
+        except UserError as error:
+            if split:
+                raise
+            warn(f"{name} is left out: {error}")
     if not found:
         raise UserError(f"{data_path} holds no split {split or ', '.join(SPLITS)}: docs/data.md names the layouts")
     return found
@@ -147,7 +157,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     count = lambda text: None if text == "all" else at_least(1)(text)  # noqa: E731
     add("--images", type=count, default=SAMPLED, help=f"decode this many of each split, or all (default: {SAMPLED})")
     add("--num_workers", type=at_least(0), default=4, help="decoding processes (default: 4)")
-    add("--sheet", type=Path, default=Path("contact_sheet.png"), help="PNG to write (default: contact_sheet.png)")
+    add("--sheet", type=file_path, default=Path("contact_sheet.png"), help="PNG to write (default: contact_sheet.png)")
     return parser.parse_args(argv)
 
 
@@ -155,13 +165,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     found = splits_of(args.data_path, args.split)
-    for split, images in found.items():
-        print(f"\n{split}: {images.root}")
-        for line in class_lines(images) + file_lines(images, inspect(images, args.images, args.num_workers)):
-            print(line)
-        sheet = args.sheet.with_name(f"{args.sheet.stem}_{split}.png") if len(found) > 1 else args.sheet
-        save_png(contact_sheet(images), sheet)
-        print(f"wrote {sheet}")
+    several = len(found) > 1
+    sheets = {s: args.sheet.with_name(f"{args.sheet.stem}_{s}.png") if several else args.sheet for s in found}
+    with ExitStack() as places:
+        for sheet in sheets.values():
+            places.enter_context(output_file(sheet, "--sheet", PNG))
+        for split, images in found.items():
+            print(f"\n{split}: {images.root}")
+            for line in class_lines(images) + file_lines(images, inspect(images, args.images, args.num_workers)):
+                print(line)
+        for split, sheet in sheets.items():
+            save_png(contact_sheet(found[split]), sheet)
+            print(f"wrote {sheet}")
     training = found.get("train")
     for split, images in found.items():
         if training is not None and split != "train":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evaluation.features import Extractor, Features, extract_features
 from evaluation.fid import read_statistics
-from evaluation.images import Images, open_images
+from evaluation.images import Images, open_images, require_array
 from evaluation.metrics import ADM_METRICS, ADM_VALUES, METRICS, Metric, MetricInputs, choose_metrics
 from evaluation.precision_recall import NEIGHBOUR
 from utils.errors import UserError, warn
@@ -37,6 +37,8 @@ class SampleEvaluation:
         metrics: names in METRICS; None: ADM's, without those that need images if the reference holds only statistics.
         """
         self.metrics = choose_metrics(metrics or ADM_METRICS)
+        if array is not None:
+            require_array(array, (reference, samples))
         self.samples = open_images(samples, array)
         self.reference_path = reference
         self.stored = {} if Path(reference).is_dir() else read_statistics(reference)

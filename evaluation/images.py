@@ -1,7 +1,7 @@
 """Images of an .npz file or a folder, batch by batch."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +57,11 @@ def open_images(path: str | Path, array: str | None = None) -> Images:
     if Path(path).is_dir():
         return FolderImages(path)
     return NpzImages(path, array if array in array_names(path) else IMAGES)
+
+
+def require_array(array: str, paths: Sequence[str | Path]) -> None:
+    """Raise UserError if none of the .npz files has the array: its name is mistyped."""
+    names = {str(path): array_names(path) for path in paths if not Path(path).is_dir()}
+    if not any(array in found for found in names.values()):
+        there = "; ".join(f"{path} has {', '.join(found)}" for path, found in names.items())
+        raise UserError(f"--array: no array '{array}' ({there or 'the images are in folders'})")

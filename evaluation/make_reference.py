@@ -10,11 +10,9 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 from tqdm import tqdm
 
 from dataset.crops import center_crop
-from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops
 from dataset.images import NoSuchSplit, list_images
 from evaluation.extractors import load_extractor
@@ -38,10 +36,9 @@ def folder_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, 
     if args.split != TRAINING_SPLIT:
         with suppress(NoSuchSplit):  # as generators number them
             images = images.numbered_like(list_images(args.data_path, TRAINING_SPLIT))
-    chosen = evenly_spaced(len(images), args.max_images or len(images))
-    crops = Subset(CenterCrops(images, args.img_size, center_crop), chosen.tolist())
-    loader = Loader(crops, BATCH_SIZE, num_workers=args.num_workers)
-    return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(chosen), images.labels[chosen]
+    images = images.evenly_spaced(args.max_images or len(images))
+    loader = Loader(CenterCrops(images, args.img_size, center_crop), BATCH_SIZE, num_workers=args.num_workers)
+    return (b.permute(0, 2, 3, 1).contiguous().numpy() for b in loader), len(images), images.labels
 
 
 def npz_images(args: argparse.Namespace) -> tuple[Iterator[np.ndarray], int, np.ndarray | None]:

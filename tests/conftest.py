@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 
 from sampling.pipeline import save_pretrained
 from tests.support import toy
+from tests.support.commands import sample_imagenet
 from tests.support.parity import PARITY
 from tests.support.paths import ROOT
 from utils.weights import export_weights
@@ -60,6 +61,30 @@ def pretrained(tmp_path_factory) -> Path:
     export_weights(folder / "tokenizer", tokenizer.state_dict())
     toy.write_ar_config(folder / "ar.yaml")
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_images(tmp_path_factory) -> Path:
+    """2 images per class in train/ and in val/, to read only."""
+    return toy.write_images(tmp_path_factory.mktemp("data") / "images", per_class=2)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_config(tmp_path_factory) -> Path:
+    return toy.write_tokenizer_config(tmp_path_factory.mktemp("config") / "2.yaml", 2)
+
+
+@pytest.fixture
+def sampling(pretrained, tmp_path) -> Callable[..., list]:
+    """sampling(generator=..., tokenizer=...) -> the command that draws samples into tmp_path/out."""
+    good = {name: pretrained / name / "model.safetensors" for name in ("generator", "tokenizer")}
+
+    def command(*overrides, **weights):
+        files = good | weights
+        arguments = (pretrained / "ar.yaml", files["generator"], files["tokenizer"], tmp_path / "out")
+        return sample_imagenet(*arguments, *overrides)
+
+    return command
 
 
 @pytest.fixture

@@ -83,7 +83,8 @@ class GeneratorTrainer:
         self.state.data = {
             "num_images": len(self.data.training),
             "tokenizer_sha256": self.data.tokenizer_sha256,
-            "classes": [] if are_numbers(self.data.classes) else list(self.data.classes),
+            # Numbers as such: 001 and 1 are the same class.
+            "classes": [*map(int if are_numbers(self.data.classes) else str, self.data.classes)],
         }
         self.ema = make_average(self.generator, training)
         if self.ema is not None:

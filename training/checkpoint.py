@@ -105,7 +105,7 @@ class Checkpointer:
             )
         then, now = (facts.get("classes") or [] for facts in (self._saved, self.state.data))
         for number, (before, after) in enumerate(zip(then, now, strict=False)):
-            if before != after:
+            if type(before) is type(after) and before != after:  # numbers and names cannot be compared
                 raise UserError(
                     f"experiment.resume: class {number} is '{after}' in the training data, it was '{before}' before:"
                     " the generator would mix two classes. Give the data the classes they had"

@@ -5,14 +5,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from utils.atomic import read_json, write_json
+from utils.atomic import part_of, read_json, write_json
 from utils.errors import UserError
 from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
 
@@ -79,12 +79,12 @@ class ShardedOutput:
         if self.record.is_file():
             self._check_identity(self.record)
         if self.record.is_file() and self.result.is_file():
-            if main:
-                shutil.rmtree(self.progress, ignore_errors=True)  # left by a kill just before the end
+            if main:  # left by a kill just before the end
+                self._remove_progress()
             return True
         if self.plan.is_file():
             self._check_identity(self.plan)
-        elif main and not self.record.is_file() and not self.progress.is_dir() and (foreign := self.remains()):
+        elif main and (foreign := self._foreign()):
             raise UserError(f"{foreign[0]} is there and was not made by this program: choose another place")
         if main:
             with explain_write_errors(self.plan):
@@ -95,6 +95,11 @@ class ShardedOutput:
             raise UserError(f"{self.record.parent}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
         return False
 
+    def prepare_together(self, state: PartialState) -> bool:
+        """`prepare` on every process; the main one decides, as others may see files later on a shared disk."""
+        (complete,) = broadcast_object_list([self.prepare(state.is_main_process)])
+        return complete
+
     def bytes_needed(self) -> int:
         """What the missing shards and the result take on the disk, at least."""
         return 0
@@ -103,11 +108,27 @@ class ShardedOutput:
         """Files and folders that are there where this output writes. If nothing is begun yet, they are foreign."""
         return []
 
+    def _foreign(self) -> list[Path]:
+        """What is there of something else, if nothing has a plan yet: the plan is the first file that is written."""
+        if self.progress.is_dir():
+            return sorted(path for path in self.progress.iterdir() if path != part_of(self.plan))
+        return [] if self.record.is_file() else self.remains()
+
+    def _remove_progress(self) -> None:
+        """Remove the files that are written there; the plan last, without which they are foreign."""
+        own = [*map(self.shard_file, range(self.num_shards)), self.plan] if self.plan.is_file() else []
+        for path in own:
+            part_of(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # files of something else stay
+            self.progress.rmdir()
+
     def _check_identity(self, path: Path) -> None:
         try:
             earlier = read_json(path)
         except UserError as error:
-            also = [str(other) for other in self.remains() if other != path] if path == self.record else []
+            shards = [self.progress] if len(self.missing()) < self.num_shards else []  # without a plan they are foreign
+            also = [str(other) for other in (self.remains() if path == self.record else shards) if other != path]
             raise UserError(", and also ".join([str(error), *also])) from error
         differing = [name for name, value in self.identity.items() if earlier.get(name) != value]
         if differing:
@@ -144,7 +165,7 @@ class ShardedOutput:
     def mark_complete(self, record: dict[str, Any]) -> None:
         """record: the identity and other facts about the output."""
         write_json(self.record, record)
-        shutil.rmtree(self.progress)
+        self._remove_progress()
 
 
 def _short(value: Any) -> str:

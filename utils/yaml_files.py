@@ -45,8 +45,21 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _TextLoader)
 
 
-def read_yaml(path: str | Path) -> DictConfig:
-    """A YAML file merged over the file that its key `base` names, relative to its own folder. Raises UserError."""
+def _base_path(path: Path, base: Any, above: tuple[Path, ...]) -> Path:
+    """The file that the key `base` of a YAML file names. above: the files that led to this one. Raises UserError."""
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base is {base}: name one YAML file, as text")
+    found = path.parent / Path(base).expanduser()
+    if found.resolve() in (other.resolve() for other in (path, *above)):
+        raise UserError(f"{path}: base {base} leads back to this file: name another one")
+    return found
+
+
+def read_yaml(path: str | Path, above: tuple[Path, ...] = ()) -> DictConfig:
+    """A YAML file merged over the file that its key `base` names, relative to its own folder. Raises UserError.
+
+    above: the files that are based on it.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         hint = nearest(str(path), [str(p) for p in Path("configs").rglob("*.yaml")])
@@ -59,16 +72,18 @@ def read_yaml(path: str | Path) -> DictConfig:
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} holds no mapping of keys")
     base = loaded.pop("base", None)
-    return loaded if base is None else OmegaConf.merge(read_yaml(path.parent / base), loaded)
+    if base is None:
+        return loaded
+    return OmegaConf.merge(read_yaml(_base_path(path, base, above), (path, *above)), loaded)
 
 
-def with_bases(path: str | Path) -> list[Path]:
-    """A YAML file and the files that it is based on; empty if there is no such file."""
+def with_bases(path: str | Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """A YAML file and the files that it is based on; empty if there is no such file. above: see `read_yaml`."""
     path = Path(path).expanduser()
     if not path.is_file():
         return []
     base = (parse_yaml(path.read_text(encoding="utf-8")) or {}).get("base")
-    return [path] if base is None else [path, *with_bases(path.parent / base)]
+    return [path] if base is None else [path, *with_bases(_base_path(path, base, above), (path, *above))]
 
 
 def resolve_path(value: str, source: str | Path) -> str:

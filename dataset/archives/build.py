@@ -1,5 +1,7 @@
 """Read the tables of contents of all archives of a split, many at a time."""
 
+import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -14,10 +16,11 @@ from tqdm import tqdm
 from dataset.archives.imagenet_labels import read_classes
 from dataset.archives.locate import TABLES, Archives
 from dataset.archives.members import Member, tar_members, zip_members
-from dataset.archives.naming import Entry, name_class_tar, name_members
+from dataset.archives.naming import Entry, in_split, name_class_tar, name_members
 from dataset.archives.places import Places
 from dataset.archives.tables import table_rows
 from dataset.classes import are_numbers
+from dataset.listing import suffix
 from utils.errors import UserError
 
 MAX_THREADS = 16  # they wait for the disk most of the time
@@ -35,12 +38,16 @@ class Listing:
 
 
 class Builder:
-    """Lists the archives once; `copies` is the file for what has to be copied out of compressed tables."""
+    """Lists the archives once; `copies` is the file for what has to be copied out of compressed tables.
+
+    Where a file system has no locks several processes write it: each writes a file of its own, then renames it.
+    """
 
     def __init__(self, archives: Archives, label_places: list[Path], copies: Path):
         self.archives = archives
         self.label_places = label_places
         self.copies = copies
+        self._part = copies.with_name(f"{copies.name}.{socket.gethostname()}.{os.getpid()}.part")
         self.passed_over: Counter[str] = Counter()
         self.names: list[str] | None = None  # of the classes, if a table tells them
         self.numbered = False  # classes are numbers, and no names of folders
@@ -50,10 +57,22 @@ class Builder:
 
     def build(self) -> Listing:
         """Raises UserError for a damaged archive and for an image without a class."""
+        try:
+            listing = self._assemble(self._list())
+            if self._copied:
+                os.replace(self._part, self.copies)
+            return listing
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _list(self) -> list[tuple[int, Entry]]:
+        """The images of all archives, each with the number of its archive."""
         files = self.archives.files
         total = sum(path.stat().st_size for path in files)
+        tables = any(path.suffix.lower() in TABLES for path in files)
         with (
-            ThreadPoolExecutor(MAX_THREADS) as threads,
+            # Tables one after the other: the order of the copies is that of the files.
+            ThreadPoolExecutor(1 if tables else MAX_THREADS) as threads,
             tqdm(
                 total=total, unit="B", unit_scale=True, desc=f"indexing {files[0].name}", mininterval=1.0
             ) as self._bar,
@@ -62,8 +81,7 @@ class Builder:
             nested = [(number, member) for number, (_, members) in enumerate(found) for member in members]
             inner = list(threads.map(lambda task: self._list_nested(*task), nested))
         rows = [(number, entry) for number, (entries, _) in enumerate(found) for entry in entries]
-        rows += [(number, entry) for (number, _), entries in zip(nested, inner, strict=True) for entry in entries]
-        return self._assemble(rows)
+        return rows + [(number, entry) for (number, _), entries in zip(nested, inner, strict=True) for entry in entries]
 
     def _advance(self, count: int) -> None:
         with self._lock:
@@ -78,17 +96,20 @@ class Builder:
         if kind == ".zip":
             members = list(zip_members(path, self._advance))
         else:
-            members = list(tar_members(path, advance=self._advance))
-            nested = [member for member in members if member.name.endswith(".tar")]
-            members = [member for member in members if not member.name.endswith(".tar")]
-        entries = name_members(members, path, self.archives, self.flat_classes, passed_over)
+            members = list(tar_members(path, passed_over, advance=self._advance))
+        found = in_split(members, self.archives, passed_over)
+        if kind == ".tar":
+            nested = [member for name, member in found if suffix(name) == ".tar"]
+            found = [(name, member) for name, member in found if suffix(name) != ".tar"]
+        entries = name_members(found, path, self.archives, self.flat_classes, passed_over)
         with self._lock:
             self.passed_over.update(passed_over)
-            self.numbered |= any(member.name.endswith(".cls") for member in members)
+            self.numbered |= any(suffix(name) == ".cls" for name, _ in found)
         return entries, nested
 
     def _list_nested(self, number: int, member: Member) -> list[Entry]:
-        members, passed_over = list(tar_members(self.archives.files[number], member.start)), Counter()
+        passed_over: Counter[str] = Counter()
+        members = list(tar_members(self.archives.files[number], passed_over, member.start))
         entries = name_class_tar(members, Path(member.name).stem, passed_over)
         with self._lock:
             self.passed_over.update(passed_over)
@@ -111,11 +132,10 @@ class Builder:
 
     def _copy(self, content: bytes) -> int:
         """Append bytes to the copies. Returns where they begin."""
-        with self._lock, self.copies.open("r+b" if self._copied else "wb") as file:
-            file.seek(self._copied)
+        with self._part.open("ab" if self._copied else "wb") as file:
             file.write(content)
-            self._copied += len(content)
-            return self._copied - len(content)
+        self._copied += len(content)
+        return self._copied - len(content)
 
     def _read_flat_classes(self) -> Mapping[int, str]:
         return read_classes([*self.archives.files, *self.label_places])

@@ -43,8 +43,7 @@ def load_listing(archives: Archives, data_path: Path) -> Listing:
     around = [data_path if data_path.is_dir() else data_path.parent, archives.files[0].parent]
     label_places = list(dict.fromkeys(around))
     signature = _signature(archives, label_places)
-    name = f"{archives.names[0]}-{_digest([path.name for path in archives.files])}.npz"
-    targets = [folder / name for folder in _folders(archives.files[0].parent)]
+    targets = [folder / index_name(archives) for folder in _folders(archives.files[0].parent)]
     for target in targets:
         if (listing := _read(target, archives, signature)) is not None:
             return listing
@@ -58,6 +57,12 @@ def load_listing(archives: Archives, data_path: Path) -> Listing:
         except OSError as error:
             errors.append(f"{target.parent} ({error.strerror})")
     raise UserError(f"the index of {archives.files[0]} can be written neither to {' nor to '.join(errors)}")
+
+
+def index_name(archives: Archives) -> str:
+    """The same archives have another index for a data path that gives their images other classes."""
+    names = [path.name for path in archives.files]
+    return f"{archives.names[0]}-{_digest([names, archives.whole, archives.class_tars])}.npz"
 
 
 def _folders(beside: Path) -> tuple[Path, Path]:
@@ -84,8 +89,8 @@ def _copies(target: Path, signature: list[Any]) -> Path:
 
 def _make(target: Path, archives: Archives, label_places: list[Path], signature: list[Any]) -> Listing:
     copies = _copies(target, signature)
-    for older in target.parent.glob(f"{target.stem}.*.copies"):
-        older.unlink()
+    for older in {*target.parent.glob(f"{target.stem}.*.copies")} - {copies}:  # another process may use this one
+        older.unlink(missing_ok=True)
     listing = Builder(archives, label_places, copies).build()
     header = {"signature": signature, "classes": listing.classes, "passed_over": listing.passed_over}
     arrays = {name: getattr(listing.places, name) for name in PLACES}

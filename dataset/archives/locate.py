@@ -68,10 +68,11 @@ def _archives_in(folder: Path) -> list[Path]:
 
 
 def _choose(files: list[Path], names: tuple[str, ...]) -> Archives | None:
-    """Of some archives those that are named for the split, else those that are named for none."""
+    """Of some archives those that are named for the split, else those that are named for none or for several."""
     words = {path: {*re.split(r"[^a-z0-9]+", path.name.lower())} for path in files if path.suffix.lower() in KINDS}
-    named = [path for path in words if words[path] & {*names}]
+    splits = {path: words[path] & SPLIT_WORDS for path in words}
+    named = [path for path in words if words[path] & {*names} and splits[path] <= {*names}]
     if named:
         return Archives(tuple(named), names, whole=True)
-    mixed = [path for path in words if not words[path] & SPLIT_WORDS and path.suffix.lower() not in TABLES]
+    mixed = [p for p in words if (not splits[p] or splits[p] & {*names}) and p.suffix.lower() not in TABLES]
     return Archives(tuple(mixed), names, whole=False) if mixed else None

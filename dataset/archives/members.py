@@ -4,6 +4,7 @@ import os
 import struct
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from utils.errors import UserError
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
+SPECIAL = "links and special files"
 ENCRYPTED = 1  # bit of a zip member's flags
 
 
@@ -23,12 +25,15 @@ class Member(NamedTuple):
     deflated: bool = False
 
 
-def tar_members(path: Path, start: int = 0, advance: Callable[[int], None] = lambda _: None) -> Iterator[Member]:
+def tar_members(
+    path: Path, passed_over: Counter[str], start: int = 0, advance: Callable[[int], None] = lambda _: None
+) -> Iterator[Member]:
     """The files of a tar archive, or of one that begins at byte `start` inside of another file.
 
+    A hard link has the place of its target. passed_over: counts symbolic links and special files.
     advance: called with the number of bytes that were passed. Raises UserError for a damaged or compressed archive.
     """
-    done = start
+    done, targets = start, {}
     try:
         with path.open("rb") as file:
             file.seek(start)
@@ -42,7 +47,13 @@ def tar_members(path: Path, start: int = 0, advance: Callable[[int], None] = lam
                     advance(end - done)
                     done = end
                     if member.isreg() and not member.issparse():
-                        yield Member(member.name, member.offset_data, member.size)
+                        targets[member.name] = Member(member.name, member.offset_data, member.size)
+                        yield targets[member.name]
+                    elif member.islnk() and member.linkname in targets:
+                        targets[member.name] = targets[member.linkname]._replace(name=member.name)
+                        yield targets[member.name]
+                    elif not member.isdir():
+                        passed_over[SPECIAL] += 1
                 # tarfile takes a damaged header for the end of the archive.
                 if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError(f"it is cut off or damaged at byte {archive.offset}")

@@ -10,6 +10,7 @@ ILSVRC2012_val_....JPEG     ImageNet's validation images, by a file with their l
 
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from utils.errors import UserError
 
 SYNSET_NAME = re.compile(r"(n\d{8})_")
 SHARD_NAME = re.compile(r"(.*[-_.])?\d+")  # train-000123: no class
+NAMED_SUFFIXES = IMAGE_SUFFIXES | {".cls", ".tar"}  # other files may lie anywhere
 MAX_CLASS_BYTES = 1024  # of a .cls file
 
 
@@ -38,18 +40,18 @@ class Entry(NamedTuple):
 
 
 def name_members(
-    members: list[Member],
+    found: list[tuple[str, Member]],
     archive: Path,
     archives: Archives,
     flat_classes: Callable[[], Mapping[int, str]],
     passed_over: Counter[str],
 ) -> list[Entry]:
-    """The images of one archive that belong to the split.
+    """The images of one archive.
 
+    found: what `in_split` gives.
     flat_classes: called for the classes of ImageNet's validation images, if there are any.
     passed_over: counts the rest. Raises UserError for an image without a class.
     """
-    found = _in_split(members, archives, passed_over)
     classes = {_key(name): member for name, member in found if suffix(name) == ".cls"}
     images = []
     for name, member in found:
@@ -81,9 +83,13 @@ def name_class_tar(members: list[Member], class_name: str, passed_over: Counter[
     return found
 
 
-def _in_split(members: list[Member], archives: Archives, passed_over: Counter[str]) -> list[tuple[str, Member]]:
-    """The members below a folder with the split's name, or all if the archive has none; names from there on."""
-    below, all_names = [], []
+def in_split(members: list[Member], archives: Archives, passed_over: Counter[str]) -> list[tuple[str, Member]]:
+    """The members of the split by their names below its folder.
+
+    An archive that belongs whole to the split may lack the folder, and then every member counts by its whole name.
+    Of several folders with the split's name in another archive the highest one counts: a deeper one is a class.
+    """
+    rows = []
     for member in members:
         parts = [part for part in member.name.split("/") if part not in ("", ".")]
         place = next((i for i, part in enumerate(parts[:-1]) if part in archives.names), None)
@@ -92,10 +98,14 @@ def _in_split(members: list[Member], archives: Archives, passed_over: Counter[st
         if not all(map(is_data, parts)):
             passed_over[HIDDEN] += 1
             continue
-        all_names.append(("/".join(parts), member))
-        if place is not None:
-            below.append(("/".join(parts[place + 1 :]), member))
-    return below if len(below) == len(all_names) else all_names
+        rows.append((parts, place, member))
+    places = {place for _, place, member in rows if suffix(member.name) in NAMED_SUFFIXES}
+    if archives.whole and None in places:
+        return [("/".join(parts), member) for parts, _, member in rows]
+    if not archives.whole:
+        highest = min(places, default=None)
+        rows = [row for row in rows if row[1] == highest]
+    return [("/".join(parts if place is None else parts[place + 1 :]), member) for parts, place, member in rows]
 
 
 def _key(name: str) -> str:
@@ -108,10 +118,12 @@ def _webdataset(images: list[tuple[str, Member]], classes: dict[str, Member], ar
     texts: dict[str, str] = {}
     with archive.open("rb") as file:
         for key, member in classes.items():
-            if member.size > MAX_CLASS_BYTES:
-                raise UserError(f"{archive}: {member.name} has {member.size} bytes, no class")
-            text = os.pread(file.fileno(), member.size, member.start).decode(errors="replace").strip()
-            texts[key] = text.replace("/", "_")
+            data = os.pread(file.fileno(), min(member.size, MAX_CLASS_BYTES + 1), member.start)
+            if member.deflated:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_CLASS_BYTES + 1)
+            if len(data) > MAX_CLASS_BYTES:
+                raise UserError(f"{archive}: {member.name} has more than {MAX_CLASS_BYTES} bytes, no class")
+            texts[key] = data.decode(errors="replace").strip().replace("/", "_")
     entries = []
     for name, member in images:
         class_name = texts.get(_key(name))

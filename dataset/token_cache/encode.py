@@ -106,7 +106,7 @@ def pretokenize(
     """
     writer = CacheWriter(folder, metadata, images)
     with writer.locked(state):
-        if writer.prepare(state.is_main_process):
+        if writer.prepare_together(state):
             state.print(f"{folder} is complete")
         else:
             _encode_missing(tokenizer, writer, settings, state)

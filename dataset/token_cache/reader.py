@@ -1,7 +1,6 @@
 """Read a token cache in any layout; `metadata.py` lists their files. Packed codes are memory-mapped."""
 
 import resource
-import sys
 from bisect import bisect_right
 from collections import Counter
 from pathlib import Path
@@ -21,7 +20,7 @@ from dataset.token_cache.metadata import (
     packed_path,
     read_metadata,
 )
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
 RESERVED_OPEN_FILES = 512  # for the rest of the program
 
@@ -160,7 +159,7 @@ class NpzTokenCache(_CacheFolder):
                 self._paths += [p.removesuffix(".npz") for p in found]
                 labels += [label] * len(found)
             if passed_over:
-                print(f"{folder}: passed over {describe(passed_over)}", file=sys.stderr)
+                warn(f"{folder}: passed over {describe(passed_over)}")
             self.labels = np.array(labels, dtype=np.int64)
         self.num_classes = len(self.classes)
         if not self._paths:

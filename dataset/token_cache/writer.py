@@ -47,6 +47,11 @@ class CacheWriter(ShardedOutput):
                 raise UserError(
                     f"{images.root}: the name {path!r} has a line break or is too long for a cache: rename it"
                 )
+            if metadata.layout == "npz" and path.startswith(f"{PROGRESS_FOLDER}/"):
+                raise UserError(
+                    f"{images.root}: a cache of the layout npz has a folder {PROGRESS_FOLDER} of its own, so no class"
+                    " may have this name: rename it, or choose the layout packed"
+                )
         super().__init__(
             folder / METADATA_FILE,
             folder / PROGRESS_FOLDER,

@@ -28,6 +28,14 @@ def test_files_are_reported_once_and_listed(tmp_path, capfd):
     assert (tmp_path / "bad.txt").read_text() == f"{tmp_path}/a/3.png\n{tmp_path}/a/7.png\n"
 
 
+def test_files_that_are_no_longer_in_the_list_are_forgotten(tmp_path):
+    """A training is resumed with fewer images."""
+    indices = {3, 25}  # from a checkpoint
+    bad_files = BadFiles(make_images(tmp_path), 0.1, tmp_path / "bad.txt", indices)
+    assert bad_files.sync_across_ranks() == 1
+    assert indices == {3}
+
+
 def test_too_many_files_end_the_run(tmp_path):
     bad_files = BadFiles(make_images(tmp_path), 0.1, tmp_path / "bad.txt", set())
     bad_files.add([(0, ""), (1, ""), (2, "")])

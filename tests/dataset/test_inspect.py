@@ -1,6 +1,7 @@
 """What a data set is said to hold."""
 
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -96,6 +97,34 @@ def test_classes_that_training_lacks_end_the_report(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(data, "--num_workers", 0, "--sheet", tmp_path / "sheet.png")
     assert "class 'a-new' of" in capsys.readouterr().err
+
+
+def test_a_split_without_classes_is_left_out(run, tmp_path, capsys):
+    archive = archives.kaggle_zip(tmp_path)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG", archives.pictures("val")[0][2])
+    assert inspect.splits_of(str(archive), None).keys() == {"train", "val"}
+    assert "test is left out: " in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"ILSVRC2012_test_00000001.JPEG has no class"):
+        inspect.splits_of(str(archive), "test")
+
+
+def test_the_place_of_the_sheet_is_checked_before_the_work(run, data, tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("my notes")
+    with pytest.raises(SystemExit):
+        run(data, "--num_workers", 0, "--sheet", tmp_path / "notes.png")
+    output = capsys.readouterr()
+    assert "notes.png is a file of something else" in output.err
+    assert "classes" not in output.out
+    assert (tmp_path / "notes.png").read_text() == "my notes"
+
+
+def test_numbers_are_printed_before_the_sheets_are_drawn(run, tmp_path, capsys, monkeypatch):
+    archive = archives.kaggle_zip(tmp_path)
+    monkeypatch.setattr(inspect, "contact_sheet", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(archive, "--num_workers", 0, "--images", 1, "--sheet", tmp_path / "sheet.png")
+    assert capsys.readouterr().out.count("18 images in 3 classes") == 2
 
 
 def test_no_data_set(tmp_path):

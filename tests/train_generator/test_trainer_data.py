@@ -1,5 +1,6 @@
 """What a generator training reads: token caches, images, the previews' tokenizer."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,24 @@ def test_another_tokenizers_cache_is_refused_and_another_size_reported(tmp_path,
     metadata.write_text(original)
     generator_trainer(tmp_path, "run", RESUME, "experiment.max_train_examples=20")
     assert "24 training images before, 20 now" in capfd.readouterr().out
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    """Numbers are compared as numbers, and not with names."""
+    metadata = tmp_path / "cache" / "metadata.json"
+
+    def resume_with(*classes: str) -> None:
+        content = json.loads(metadata.read_text())
+        metadata.write_text(json.dumps({**content, "classes": classes}))
+        generator_trainer(tmp_path, "run", RESUME)
+
+    generator_trainer(tmp_path, "unused")  # writes the cache
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "classes": ["0", "1", "10", "2"]}))
+    generator_trainer(tmp_path, "run", "training.max_train_steps=4").run()
+    resume_with("000", "001", "010", "002")
+    resume_with("cat", "dog", "elk", "fox")
+    with pytest.raises(UserError, match="class 2 is '2' in the training data, it was '10' before"):
+        resume_with("0", "1", "2", "10")
 
 
 def test_missing_parts_of_previews_fail_at_the_start(tmp_path):

@@ -10,6 +10,7 @@ from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from utils.config import compose, help_lines, load_config, option
 from utils.errors import UserError
+from utils.yaml_files import read_yaml, with_bases
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +129,21 @@ def test_a_file_says_what_differs_from_its_base(tmp_path):
     (tmp_path / "lost.yaml").write_text("base: nowhere.yaml\n")
     with pytest.raises(UserError, match=r"configuration file not found: .*nowhere.yaml"):
         load_config(Outer, "", [f"config={tmp_path / 'lost.yaml'}"])
+
+
+def test_a_base_is_one_other_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, base in (("own", "~/deeper/other.yaml"), ("one", "two.yaml"), ("two", "./one.yaml"), ("list", "[a, b]")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {base}\nsize: 0.5\n")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "other.yaml").write_text("mode: exact\n")
+    assert read_yaml(tmp_path / "own.yaml") == {"mode": "exact", "size": "0.5"}
+    assert with_bases("~/own.yaml") == [tmp_path / "own.yaml", tmp_path / "deeper" / "other.yaml"]
+    for read in (read_yaml, with_bases):
+        with pytest.raises(UserError, match=r"two.yaml: base ./one.yaml leads back to this file"):
+            read(tmp_path / "one.yaml")
+        with pytest.raises(UserError, match=r"list.yaml: base is \['a', 'b'\]: name one YAML file"):
+            read(tmp_path / "list.yaml")
 
 
 def test_keys_that_moved_name_their_new_place():

@@ -70,6 +70,29 @@ def test_a_record_without_its_result_is_not_complete(tmp_path):
     assert not output.progress.exists()
 
 
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
+    """Unless nothing is in it but a plan that a kill left half written."""
+    output = open_output(tmp_path)
+    output.progress.mkdir()
+    (output.progress / "plan.json.part").write_text("{")
+    assert not output.prepare()
+    foreign = output.progress / "thesis.txt"
+    foreign.touch()
+    output.mark_complete(output.identity)
+    assert [path.name for path in output.progress.iterdir()] == ["thesis.txt"]
+    assert open_output(tmp_path).prepare()
+    output.record.unlink()
+    with pytest.raises(UserError, match=r"progress/thesis.txt is there and was not made by this program"):
+        open_output(tmp_path).prepare()
+    assert foreign.is_file()
+
+
+def test_the_main_process_decides_whether_an_output_is_complete(tmp_path, monkeypatch):
+    """Another process takes over what it is sent, though it sees another state of the disk."""
+    monkeypatch.setattr(sharded_output, "broadcast_object_list", lambda values: [not value for value in values])
+    assert open_output(tmp_path).prepare_together(PartialState(cpu=True))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", ""])
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "record.json").write_text(content)
@@ -145,7 +168,7 @@ from utils.sharded_output import ShardedOutput
 
 state, folder = PartialState(cpu=True), Path(sys.argv[1])
 output = ShardedOutput(folder / "record.json", folder / "progress", {}, 28, 4)
-output.prepare(state.is_main_process)
+output.prepare_together(state)
 mine = output.claim(state)
 for shard in mine:  # at once, while others may still be in `claim`
     output.shard_file(shard).write_text("{}")

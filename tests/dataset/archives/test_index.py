@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from dataset.archives import index
 from dataset.archives.build import Builder
+from dataset.archives.locate import find_archives
 from dataset.decode import BadImage
 from dataset.image_dataset import TrainingImages, read_or_next
 from dataset.images import list_images
@@ -99,8 +100,7 @@ def test_where_the_folder_cannot_be_written(archive, builds, tmp_path, monkeypat
 def test_processes_wait_for_the_one_that_indexes(archive, builds):
     target = archive.parent / ".image_index"
     target.mkdir()
-    name = f"train-{index._digest([archive.name])}.npz"
-    with one_process(target / name):
+    with one_process(target / index.index_name(find_archives(archive, "train"))):
         waiting = threading.Thread(target=list_images, args=(archive, "train"))
         waiting.start()
         time.sleep(0.1)
@@ -123,6 +123,29 @@ def test_copies_of_another_state_are_not_read(tmp_path, builds):
     os.utime(table, ns=(0, 0))
     assert list_images(data, "train").places.files[-1] != copies
     assert not copies.exists()
+
+
+def test_processes_without_locks_write_copies_of_their_own(tmp_path, monkeypatch):
+    """One that makes the index later writes the same bytes; one that fails leaves nothing."""
+    pytest.importorskip("pyarrow")
+    first = list_images(archives.tables(tmp_path), "train")
+    copies = first.places.files[-1]
+    made = copies.with_name(f"{copies.name.partition('.')[0]}.npz")
+    with copies.open("rb") as opened:
+        made.unlink()
+        assert (list_images(tmp_path, "train").places.start == first.places.start).all()
+        assert opened.read() == copies.read_bytes()
+    made.unlink()
+    monkeypatch.setattr(Builder, "_assemble", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list_images(tmp_path, "train")
+    assert list(copies.parent.glob("*.copies*")) == [copies]
+
+
+def test_one_archive_has_an_index_for_each_way_to_read_it(tmp_path):
+    """train/cat.tar is whole as a part of the folder, and by itself belongs to no split."""
+    path = archives.write_tar(tmp_path / "train" / "cat.tar", [])
+    assert len({index.index_name(find_archives(data, "train")) for data in (tmp_path, path)}) == 2
 
 
 def test_workers_read_archives_as_they_read_folders(tmp_path, archive):

@@ -102,6 +102,7 @@ def test_unpacked_validation_images(tmp_path, folder):
     """Kaggle's archive unpacked: the labels lie four folders above the images."""
     shutil.unpack_archive(archives.kaggle_zip(tmp_path), tmp_path)
     data = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    (data / "val" / "ILSVRC2012_val_00000001.xml").write_text("<annotation/>")
     for split in ("train", "val"):
         images = list_images(data, split)
         assert images.classes == archives.SYNSETS
@@ -138,66 +139,26 @@ def test_webdataset_classes_in_the_key(tmp_path):
     assert images.labels.tolist() == LABELS
 
 
-def test_class_numbers_above_nine_are_in_order(tmp_path):
-    data = archives.pictures("train")[0][2]
-    samples = [
-        (f"{i}.{kind}", text) for i, c in enumerate((10, 2)) for kind, text in (("jpg", data), ("cls", b"%d" % c))
-    ]
-    archives.write_tar(tmp_path / "train-0.tar", samples)
-    images = list_images(tmp_path, "train")
-    assert images.classes == tuple(map(str, range(11)))
-    assert images.labels.tolist() == [2, 10]
+def test_an_archive_that_is_named_for_two_splits(tmp_path, folder):
+    members = archives.in_folders("train", "train/") + archives.in_folders("val", "val/")
+    path = archives.write_zip(tmp_path / "my_train_val.zip", members)
+    for split in ("train", "val"):
+        assert list_images(path, split).fingerprint() == list_images(folder, split).fingerprint()
 
 
-def test_shards_without_classes_are_refused(tmp_path):
-    data = archives.pictures("train")[0][2]
-    archives.write_tar(tmp_path / "train" / "00000.tar", [("0.png", data)])
-    with pytest.raises(UserError, match=r"00000.tar: 0.png has no class: it lies in no folder"):
-        list_images(tmp_path, "train")
-    archives.write_tar(tmp_path / "train" / "00000.tar", [("0.png", data), ("1.png", data), ("0.cls", b"1")])
-    with pytest.raises(UserError, match=r"00000.tar: 1.png has no class: 1.cls is missing or empty"):
-        list_images(tmp_path, "train")
-
-
-def test_one_path_in_several_shards_is_several_images(tmp_path):
-    first, second = archives.pictures("train")[0][2], archives.pictures("train")[1][2]
-    for shard, data in enumerate((first, second)):
-        archives.write_tar(tmp_path / f"train-{shard}.tar", [("cat/0.png", data)])
-    images = list_images(tmp_path, "train")
-    assert images.paths == ("cat/train-0/0.png", "cat/train-1/0.png")
-    assert [images.places.read(i) for i in (0, 1)] == [first, second]
-
-
-def test_the_last_of_two_members_with_one_name_counts(tmp_path):
-    first, second = archives.pictures("train")[0][2], archives.pictures("train")[1][2]
-    archives.write_tar(tmp_path / "train.tar", [("cat/0.png", first), ("cat/0.png", second)])
-    images = list_images(tmp_path, "train")
-    assert [images.places.read(i) for i in range(len(images))] == [second]
-
-
-def test_what_is_no_data_in_archives(tmp_path):
-    members = archives.in_folders("train", "train/")
-    members += [(f"__MACOSX/{name.replace('/', '/._', 2)}", b"fork") for name, _ in members[:3]]
-    members += [("train/.ipynb_checkpoints/0.png", members[0][1]), ("train/a-first/notes.txt", b"")]
-    images = list_images(archives.write_zip(tmp_path / "all.zip", members), "train")
-    assert images.classes == data_cases.CLASSES
-    assert len(images) == 18
-    assert images.passed_over == {".txt": 1, "hidden or system names": 4}
-
-
-def test_a_class_that_is_called_like_a_split(tmp_path):
-    data = archives.pictures("train")[0][2]
-    archives.write_tar(tmp_path / "vehicles_train.tar", [("car/0.png", data), ("train/0.png", data)])
-    assert list_images(tmp_path, "train").classes == ("car", "train")
-
-
-def test_zip_members_with_extra_fields(tmp_path):
-    """Info-ZIP stores times of day there, between the name and the bytes."""
-    data = archives.pictures("train")[0][2]
-    info = zipfile.ZipInfo("cat/0.png")
-    info.extra = b"UT\x05\0\3abcd"
-    archives.write_zip(tmp_path / "train.zip", [(info, data)])
-    assert list_images(tmp_path, "train").places.read(0) == data
+def test_tars_of_classes_inside_of_the_tar_of_both_splits(tmp_path, folder):
+    members = []
+    for split in ("train", "val"):
+        for name in data_cases.CLASSES:
+            own = [(p.partition("/")[2], d) for p, d in archives.in_folders(split) if p.startswith(name)]
+            inner = archives.write_tar(tmp_path / "inner" / "class.tar", own).read_bytes()
+            members += [(f"{split}/{name}.tar", inner), (f"{split}/._{name}.tar", b"fork")]
+    path = archives.write_tar(tmp_path / "all.tar", members)
+    for split in ("train", "val"):
+        images = list_images(path, split)
+        assert images.fingerprint() == list_images(folder, split).fingerprint()
+        assert same_pixels(images, list_images(folder, split))
+        assert images.passed_over == {"hidden or system names": 3}
 
 
 def test_an_archive_without_the_split(tmp_path):

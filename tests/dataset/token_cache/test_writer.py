@@ -63,6 +63,14 @@ def test_packed_codes_are_16_bits(tmp_path):
     CacheWriter(tmp_path / "large", replace(metadata, codebook_size=2**16 + 1, layout="npz"), images)
 
 
+def test_a_class_cannot_be_named_like_the_folder_of_unfinished_shards(tmp_path):
+    metadata = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24)).metadata
+    images = ImageList(tmp_path, ("progress",), ("progress/0.png",), np.zeros(1))
+    with pytest.raises(UserError, match="has a folder progress of its own"):
+        CacheWriter(tmp_path / "npz", replace(metadata, layout="npz"), images)
+    CacheWriter(tmp_path / "packed", replace(metadata, layout="packed"), images)
+
+
 def test_equal_codes_make_equal_npz_files(tmp_path, monkeypatch):
     codes = np.arange(14).reshape(2, 7)
     write_npz(tmp_path / "a.npz", codes)

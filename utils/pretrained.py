@@ -67,7 +67,7 @@ def config_file(source: str | Path) -> Path:
     if _is_file_name(source, (".yaml", ".yml", ".json")):
         return Path(source)
     folder = local_folder(source)
-    of_training = folder.resolve().parents[1]
+    of_training = folder.resolve().parent.parent
     places = (folder / CONFIG_FILE, folder / PUBLISHED_CONFIG_FILE, of_training / CONFIG_FILE)
     return next((path for path in places if path.is_file()), places[0])
 

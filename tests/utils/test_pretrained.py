@@ -1,6 +1,8 @@
-"""Published weights are found in torch's hub cache."""
+"""Published weights and configurations are found."""
 
-from utils.pretrained import get_weights
+from pathlib import Path
+
+from utils.pretrained import config_file, get_weights
 
 
 def test_a_file_in_the_hub_cache_is_found(tmp_path, monkeypatch):
@@ -10,3 +12,11 @@ def test_a_file_in_the_hub_cache_is_found(tmp_path, monkeypatch):
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
     assert get_weights("a network", url, "--key") == place
+
+
+def test_the_configuration_of_a_checkpoint_is_that_of_its_training(tmp_path):
+    folder = tmp_path / "checkpoints" / "step_00000001"
+    folder.mkdir(parents=True)
+    (tmp_path / "config.yaml").touch()
+    assert config_file(folder) == tmp_path / "config.yaml"
+    assert config_file("/") == Path("/config.yaml")  # has no folders above it

@@ -8,15 +8,6 @@ data set, which is unpacked and not installed. The uncompressed files must have 
 
 import argparse
 import gzip
-import hashlib
-import http.client
-import io
-import shutil
-import subprocess
-import tarfile
-import tempfile
-import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +15,7 @@ from PIL import Image
 from torchvision.datasets import FashionMNIST
 from tqdm import tqdm
 
+from dataset.debian_package import POOL, SOURCE_ERRORS, download, unpack, verified
 from utils.arguments import file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
@@ -40,23 +32,15 @@ FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SPLITS = {"train": "train", "val": "t10k"}
-DEBIAN_PACKAGE = (
-    "http://deb.debian.org/debian/pool/main/d/dataset-fashion-mnist/"
-    "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
-)
+DEBIAN_PACKAGE = f"{POOL}d/dataset-fashion-mnist/dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
 IMAGE_SIZE = 32
-# Raised by a failed download, and by reading or unpacking a wrong or damaged one.
-SOURCE_ERRORS = (OSError, ValueError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException)
-TIMEOUT = 20  # seconds without an answer before the next source is tried
 
 
 def _verified(name: str, data: bytes, source: str) -> bytes:
     """`data`, uncompressed. Raises ValueError if it has the wrong SHA-256."""
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
-    if hashlib.sha256(data).hexdigest() != FILES[name]:
-        raise ValueError(f"{name} from {source} has the wrong SHA-256")
-    return data
+    return verified(data, FILES[name], f"{name} from {source}")
 
 
 def _from_folder(folder: Path) -> dict[str, bytes]:
@@ -72,39 +56,21 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-        size = int(response.headers.get("Content-Length", 0)) or None
-        out = io.BytesIO()
-        with tqdm(total=size, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1][:30]) as bar:
-            while block := response.read(1 << 18):
-                out.write(block)
-                bar.update(len(block))
-    return out.getvalue()
-
-
 def _from_mirror(mirror: str) -> dict[str, bytes]:
-    return {name: _verified(name, _download(f"{mirror}{name}.gz"), mirror) for name in FILES}
+    return {name: _verified(name, download(f"{mirror}{name}.gz"), mirror) for name in FILES}
 
 
 def _from_debian(url: str = DEBIAN_PACKAGE) -> dict[str, bytes]:
-    if shutil.which("dpkg-deb") is None:
-        raise FileNotFoundError("the command dpkg-deb is needed to unpack the package, and is not installed")
-    with tempfile.NamedTemporaryFile(suffix=".deb") as package:
-        package.write(_download(url))
-        package.flush()
-        result = subprocess.run(["dpkg-deb", "--fsys-tarfile", package.name], capture_output=True)
-    if result.returncode:
-        raise ValueError(result.stderr.decode(errors="replace").strip())
     found = {}
-    with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
-        for member in archive:
-            name = Path(member.name).name.removesuffix(".gz")
-            if name in FILES:
-                found[name] = _verified(name, archive.extractfile(member).read(), "Debian's package")
+    for path, data in unpack(download(url), lambda path: _name(path) in FILES):
+        found[_name(path)] = _verified(_name(path), data, "Debian's package")
     if found.keys() != FILES.keys():
         raise ValueError("Debian's package lacks some of the files")
     return found
+
+
+def _name(path: str) -> str:
+    return Path(path).name.removesuffix(".gz")
 
 
 def fetch(source: Path | None) -> dict[str, bytes]:
@@ -113,9 +79,9 @@ def fetch(source: Path | None) -> dict[str, bytes]:
         return _from_folder(source)
     failures = []
     attempts = [(m, lambda m=m: _from_mirror(m)) for m in FashionMNIST.mirrors] + [("Debian's archive", _from_debian)]
-    for name, download in attempts:
+    for name, attempt in attempts:
         try:
-            return download()
+            return attempt()
         except SOURCE_ERRORS as error:
             failures.append(f"{name}: {error}")
             print(f"{name} failed ({error})")

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from dataset import fashion_mnist
 from dataset.decode import read_rgb
 from dataset.images import list_images
+from tests.support.debian import make_package
 from utils.errors import UserError
 
 
@@ -73,24 +73,16 @@ def test_a_split_is_written_whole_or_not_at_all(tmp_path):
     assert len(list_images(tmp_path, "val")) == 10
 
 
-def make_package(folder: Path, files: dict[str, bytes]) -> str:
-    """A Debian package of the compressed files; its address."""
-    data = folder / "package" / "usr" / "share" / "datasets" / "fashion-mnist"
-    data.mkdir(parents=True)
-    for name, content in files.items():
-        (data / f"{name}.gz").write_bytes(gzip.compress(content))
-    control = folder / "package" / "DEBIAN" / "control"
-    control.parent.mkdir()
-    control.write_text("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x.org>\nDescription: x\n")
-    subprocess.run(["dpkg-deb", "--build", folder / "package", folder / "x.deb"], check=True, capture_output=True)
-    return (folder / "x.deb").as_uri()
+def debian_package(folder: Path, files: dict[str, bytes]) -> str:
+    data = {f"usr/share/datasets/{name}.gz": gzip.compress(content) for name, content in files.items()}
+    return make_package(folder, data).as_uri()
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb")
 def test_debian_package(tmp_path, monkeypatch):
     files = idx_files()
     accept(files, monkeypatch)
-    address = make_package(tmp_path, files)
+    address = debian_package(tmp_path, files)
     assert fashion_mnist._from_debian(address) == files
     (tmp_path / "x.deb").write_bytes((tmp_path / "x.deb").read_bytes()[:300])
     with pytest.raises(ValueError, match="dpkg-deb"):
@@ -98,7 +90,7 @@ def test_debian_package(tmp_path, monkeypatch):
     files.pop("t10k-labels-idx1-ubyte")
     shutil.rmtree(tmp_path / "package")
     with pytest.raises(ValueError, match="lacks some of the files"):
-        fashion_mnist._from_debian(make_package(tmp_path, files))
+        fashion_mnist._from_debian(debian_package(tmp_path, files))
 
 
 def test_failed_sources_are_listed(tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeling.configs import read_tokenizer_config
+from modeling.configs import read_models_config, read_tokenizer_config
 from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
-from utils.pretrained import pretrained_weights
+from utils.pretrained import TOKENIZER_FILE, local_folder, pretrained_weights
 from utils.weights import load_strict, read_state_dict
 
 
@@ -82,8 +82,15 @@ def load_generator(
 
 
 def load_pretrained_tokenizer(source: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """The tokenizer in the output folder of its training, or of a hub id (name/repository). Raises UserError."""
-    return load_tokenizer(read_tokenizer_config(source), source, device)
+    """The tokenizer in a folder or hub repository of its own, or beside the generator in theirs. Raises UserError."""
+    beside = local_folder(source) / TOKENIZER_FILE
+    return load_tokenizer(read_tokenizer_config(source), beside if beside.is_file() else source, device)
+
+
+def load_pretrained_generator(source: str | Path, device: torch.device | str = "cpu") -> Generator:
+    """The generator in the output folder of its training, or of a hub id (name/repository). Raises UserError."""
+    models = read_models_config(source)
+    return load_generator(models.generator, code_layout(models.vq_model), source, device)
 
 
 def cast_parameters(model: Generator, dtype: torch.dtype) -> None:

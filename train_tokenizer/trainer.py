@@ -65,7 +65,7 @@ class TokenizerTrainer:
 
         # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
         self.tokenizer: TrainableTokenizer = build_trainable_tokenizer(config.model.vq_model).to(device)
-        self.state = TrainState({"model": self.tokenizer})
+        self.state = TrainState({"model": self.tokenizer}, data={"num_images": len(train_images)})
         self.ema = make_average(self.tokenizer, training)
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module

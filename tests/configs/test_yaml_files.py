@@ -11,7 +11,9 @@ from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.phases import PhaseSchedule
 from utils.config import compose, help_lines, load_config
 
-AR_FILES = [f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar", "pictures_64/ar")]
+AR_FILES = [
+    f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar", "pictures_64/ar")
+]
 TOKENIZER_FILES = [
     f"configs/{folder}tokenizer_stage{stage}.yaml"
     for folder in ("", "fashion_mnist/", "pictures_64/")

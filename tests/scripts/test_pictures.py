@@ -50,7 +50,11 @@ def pictures(tmp_path):
 def test_three_commands(pictures, tmp_path, monkeypatch, capfd):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     *trainings, sample = documented_commands()
-    assert [words[1].split("/")[-1] for words in trainings] == ["train_tokenizer.py", "train_tokenizer.py", "train_ar.py"]
+    assert [words[1].split("/")[-1] for words in trainings] == [
+        "train_tokenizer.py",
+        "train_tokenizer.py",
+        "train_ar.py",
+    ]
     for words, (name, sizes) in zip(trainings, SIZES.items(), strict=True):
         arguments = [word.replace("FOLDER", str(pictures)) for word in words[2:]]
         run_here(monkeypatch, words[1], *arguments, *sizes, folder=tmp_path)

@@ -61,11 +61,11 @@ def _summary(facts: Facts, has_tokenizer: bool) -> str:
         codes = f"{layout.num_codes} codes out of {layout.codebook_size}{grid}"
     pictures = f"images of {tokenizer.image_size}x{tokenizer.image_size} pixels"
     if facts.generator is None:
-        return f"A `{tokenizer.name}` tokenizer: {pictures}, {codes}."
+        return f"Tokenizer `{tokenizer.name}`: {pictures}, {codes}."
     beside = "with its tokenizer" if has_tokenizer else "without its tokenizer"
     classes = facts.generator.condition_num_classes
     return (
-        f"A `{facts.generator.name}` generator of {pictures} in {classes} {'class' if classes == 1 else 'classes'},"
+        f"Generator `{facts.generator.name}`: {pictures} in {classes} {'class' if classes == 1 else 'classes'},"
         f" {beside} (`{tokenizer.name}`: {codes})."
     )
 
@@ -90,7 +90,7 @@ def _training(facts: Facts) -> list[str]:
         ("steps", facts.step),
         ("images a step", batch),
         ("passes over the images", f"{facts.step * batch / images:.1f}" if facts.step and images else None),
-        ("precision", training["mixed_precision"]),
+        ("precision", "fp32" if training["mixed_precision"] == "no" else training["mixed_precision"]),
         ("moving average of the weights", "yes" if training["use_ema"] else "no"),
         ("hardware", f"{processes} x {record['device']}"),
         ("torch", record["torch"]),

@@ -52,7 +52,7 @@ def test_the_card_tells_the_facts_of_the_training(trained, tmp_path):
     card = (tmp_path / "repository" / "README.md").read_text()
     assert front_matter(card) == {"license": "cc-by-4.0", "tags": ["image-generation", "alitok"]}
     assert "# pictures\n" in card
-    assert "generator of images of 16x16 pixels in 4 classes, with its tokenizer" in card
+    assert "Generator `alitok`: images of 16x16 pixels in 4 classes, with its tokenizer" in card
     assert "7 codes out of 32, 3 of a prefix and 2x2 of a grid" in card
     for row in ("| training images | 24 |", "| steps | 8 |", "| images a step | 8 |", "| hardware | 1 x CPU |"):
         assert row in card
@@ -106,7 +106,7 @@ def test_a_card_of_ones_own_and_another_revision(server, trained, tmp_path):
     newest = server.commit_of("me/pictures")
     assert newest != first
     assert len(Pipeline.from_pretrained(f"me/pictures@{newest}").generate([0])) == 1
-    with pytest.raises(UserError, match="me/pictures@v2 is neither .*: the repository has no such revision"):
+    with pytest.raises(UserError, match=r"me/pictures@v2 is neither .*: the repository has no such revision"):
         Pipeline.from_pretrained("me/pictures@v2")
 
 
@@ -128,13 +128,13 @@ def test_faults_of_an_upload(server, trained, monkeypatch, refusal):
 
 
 def test_faults_of_a_download(server, trained, monkeypatch):
-    with pytest.raises(UserError, match="me/nothing is neither .*: the hub has no such repository, or hides it"):
+    with pytest.raises(UserError, match=r"me/nothing is neither .*: the hub has no such repository, or hides it"):
         Pipeline.from_pretrained("me/nothing")
     push_to_hub(trained, "me/pictures")
     Pipeline.from_pretrained("me/pictures")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     assert len(Pipeline.from_pretrained("me/pictures").generate([0])) == 1  # the local copy
-    with pytest.raises(UserError, match="me/other is neither .*: the hub cannot be reached, and there is no complete"):
+    with pytest.raises(UserError, match=r"me/other is neither .*: the hub cannot be reached, and there is no complete"):
         Pipeline.from_pretrained("me/other")
     with pytest.raises(UserError, match=r"was not uploaded to me/pictures: the hub cannot be reached .*check the net"):
         push_to_hub(trained, "me/pictures")

@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404 if self._token else 401, "RepoNotFound")
             return
         files, commit = self.server.files[repository], self.server.commit_of(repository)
-        kind, revision = (parts[2:4] + ["", "main"])[:2] if len(parts) > 3 else ("", "main")
+        kind, revision = parts[2:4] if len(parts) > 3 else ("", "main")
         if revision not in ("main", commit):
             self._refuse(404, "RevisionNotFound")
         elif kind == "tree":

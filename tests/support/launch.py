@@ -61,7 +61,7 @@ def _run_forked(command: list[str], environment: dict[str, str]) -> subprocess.C
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object, folder: Path = ROOT) -> None:
-    """A script as `python script arguments` runs it in `folder`, but in this process: it knows what tests registered."""
+    """A script as `python script arguments` runs it in `folder`, but in this process, which knows more families."""
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", [script, *map(str, arguments)])

@@ -145,7 +145,7 @@ class Checkpointer:
             )
 
     def write_config(self, config: Any) -> None:
-        """Record the configuration with all values, and the facts of the run, in the output folder; on the main process."""
+        """Record the whole configuration and the facts of the run in the output folder; on the main process."""
         write_text(self.output_dir / CONFIG_FILE, CONFIG_HEADER + OmegaConf.to_yaml(OmegaConf.structured(config)))
         write_record(self.output_dir, self.accelerator, self.state)
 

@@ -21,7 +21,7 @@ from utils.arguments import file_path
 from utils.atomic import atomic_path, write_text
 from utils.errors import UserError, entry_point, warn
 from utils.hub_errors import LOG_IN, hub_errors, split_hub_id
-from utils.pretrained import CONFIG_FILE, TOKENIZER_FILE, find_pretrained_weights
+from utils.pretrained import CONFIG_FILE, TOKENIZER_FILE, find_pretrained_weights, tokenizer_beside
 from utils.weights import EXPORTED_FILE, copy_weights, weights_file
 
 CARD = "README.md"
@@ -54,7 +54,7 @@ def _tokenizer_of(facts: Facts) -> Path | None:
     if facts.generator is None:
         return None
     try:
-        found = find_pretrained_weights(find_tokenizer(facts.folder, facts.config_file))
+        found = find_pretrained_weights(tokenizer_beside(find_tokenizer(facts.folder, facts.config_file)))
     except UserError:
         found = None
     if found is None:

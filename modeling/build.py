@@ -10,7 +10,7 @@ from torch import nn
 from modeling.configs import read_models_config, read_tokenizer_config
 from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
-from utils.pretrained import TOKENIZER_FILE, local_folder, pretrained_weights
+from utils.pretrained import pretrained_weights, tokenizer_beside
 from utils.weights import load_strict, read_state_dict
 
 
@@ -68,10 +68,11 @@ def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, *
 
 
 def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, for inference: a file, a folder or a hub id. Raises UserError."""
+    """Tokenizer with the weights of `checkpoint`, for inference: a file, a folder or a hub id, also those of a generator
+    with its tokenizer. Raises UserError."""
     family = TOKENIZERS.part_class(vq_model.name)
     how = {"optional": family.optional_keys, "variants": family.variants}
-    return _load(lambda: build_tokenizer(vq_model), checkpoint, device, **how)
+    return _load(lambda: build_tokenizer(vq_model), tokenizer_beside(checkpoint), device, **how)
 
 
 def load_generator(
@@ -83,8 +84,7 @@ def load_generator(
 
 def load_pretrained_tokenizer(source: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
     """The tokenizer in a folder or hub repository of its own, or beside the generator in theirs. Raises UserError."""
-    beside = local_folder(source) / TOKENIZER_FILE
-    return load_tokenizer(read_tokenizer_config(source), beside if beside.is_file() else source, device)
+    return load_tokenizer(read_tokenizer_config(source), source, device)
 
 
 def load_pretrained_generator(source: str | Path, device: torch.device | str = "cpu") -> Generator:

@@ -31,7 +31,14 @@ from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_
 from sampling.noise import image_noise
 from utils.atomic import write_atomically, write_text
 from utils.errors import UserError
-from utils.pretrained import CONFIG_FILE, TOKENIZER_FILE, config_file, find_pretrained_weights, local_folder
+from utils.pretrained import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    config_file,
+    find_pretrained_weights,
+    local_folder,
+    tokenizer_beside,
+)
 from utils.weights import EXPORTED_FILE, copy_weights, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
@@ -57,7 +64,7 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
     checkpoint: a file, a folder or a hub id; does nothing if it does not exist. A safetensors file on the same file
     system is hard-linked.
     """
-    source, target = find_pretrained_weights(checkpoint), folder / TOKENIZER_FILE
+    source, target = find_pretrained_weights(tokenizer_beside(checkpoint)), folder / TOKENIZER_FILE
     if source is None or (target.exists() and target.samefile(source)):
         return
     try:

@@ -61,6 +61,17 @@ def find_pretrained_weights(source: str | Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def tokenizer_beside(source: str | Path) -> str | Path:
+    """`source`, or the tokenizer's weights in it if it is the folder or hub repository of a generator with both."""
+    if _is_file_name(source, WEIGHT_SUFFIXES):
+        return source
+    try:
+        beside = local_folder(source) / TOKENIZER_FILE
+    except UserError:
+        return source
+    return beside if beside.is_file() else source
+
+
 def config_file(source: str | Path) -> Path:
     """`source` if it names a file, else the configuration in that folder or hub repository.
 

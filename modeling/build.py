@@ -68,8 +68,10 @@ def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, *
 
 
 def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, for inference: a file, a folder or a hub id, also those of a generator
-    with its tokenizer. Raises UserError."""
+    """Tokenizer with the weights of `checkpoint`, for inference. Raises UserError.
+
+    checkpoint: a file, a folder or a hub id; also those of a generator with its tokenizer beside it.
+    """
     family = TOKENIZERS.part_class(vq_model.name)
     how = {"optional": family.optional_keys, "variants": family.variants}
     return _load(lambda: build_tokenizer(vq_model), tokenizer_beside(checkpoint), device, **how)

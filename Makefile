@@ -1,4 +1,6 @@
 # make quickstart   the whole pipeline on Fashion-MNIST, from data to pictures: minutes on two cores
+# make pictures DATA=FOLDER   the same on your own pictures, at 64 x 64, on a GPU (docs/your_data.md);
+#                   CLASSES=number of class folders (1), OUT=folder of the results (output/pictures)
 # make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
 # make test-fast    the tests that take a few seconds at most and start no processes: a minute on two cores
@@ -6,11 +8,26 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CLASSES ?= 1
+OUT ?= output/pictures
+TRAIN_ON = dataset.params.data_path="$(DATA)" experiment.output_dir
 
-.PHONY: quickstart ablation test test-fast lint clean
+.PHONY: quickstart pictures ablation test test-fast lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.quickstart.run
+
+pictures: .venv/installed
+	@test -n "$(DATA)" || (echo "error: name the folder of your pictures: make pictures DATA=FOLDER" >&2; exit 1)
+	$(BIN)/python train_tokenizer/train_tokenizer.py config=configs/pictures_64/tokenizer_stage1.yaml \
+	    $(TRAIN_ON)="$(OUT)/tokenizer_stage1"
+	$(BIN)/python train_tokenizer/train_tokenizer.py config=configs/pictures_64/tokenizer_stage2.yaml \
+	    $(TRAIN_ON)="$(OUT)/tokenizer_stage2" experiment.init_from="$(OUT)/tokenizer_stage1/model.safetensors"
+	$(BIN)/python train_ar.py config=configs/pictures_64/ar.yaml $(TRAIN_ON)="$(OUT)/ar" \
+	    experiment.tokenizer_checkpoint="$(OUT)/tokenizer_stage2/model.safetensors" \
+	    model.generator.condition_num_classes=$(CLASSES)
+	$(BIN)/python sample.py "$(OUT)/ar" --classes "$$(seq -s, 0 $$(($(CLASSES) > 10 ? 9 : $(CLASSES) - 1)))" \
+	    --per_class 8 --output "$(OUT)/samples.png"
 
 ablation: .venv/installed
 	$(BIN)/python -m dataset.fashion_mnist --output data/fashion_mnist

@@ -14,7 +14,7 @@ SHARD_KEYS = {f"dataset.params.{split}_shards_path_or_url": _SHARDS for split in
 @dataclass
 class DataSettings:
     data_path: str | None = option(
-        MISSING, "folder with train/<class>/<file> and val/<class>/<file>; others: docs/data.md", path="read"
+        MISSING, "folder of images, with or without train/, val/ and class folders; archives: docs/data.md", path="read"
     )
     train_split: str = option("train", "part of data_path to train on")
     val_split: str = option("val", "part of data_path to validate on")

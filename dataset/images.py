@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dataset.archives.imagenet_labels import EXPECTED, FLAT_NAME, read_classes
 from dataset.archives.index import load_listing
-from dataset.archives.locate import Archives, find_archives, split_names
+from dataset.archives.locate import SPLIT_WORDS, Archives, find_archives, split_names
 from dataset.archives.places import Places
 from dataset.classes import class_numbers
 from dataset.data_order import evenly_spaced
@@ -25,6 +25,8 @@ from utils.errors import UserError, nearest
 
 MAX_CLASSES_IN_MESSAGE = 10
 MAX_PARENTS = 4  # ImageNet's labels may lie above ILSVRC/Data/CLS-LOC/val
+ONE_CLASS = "all"  # the class of images that lie in no class folder
+HELD_OUT_EVERY = 20  # of a folder without splits, each 20th image is for validation
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class ImageList:
 
     def evenly_spaced(self, count: int) -> "ImageList":
         """At most `count` of the images, spaced evenly over the list and so over the classes."""
-        chosen = evenly_spaced(len(self), count)
+        return self.take(evenly_spaced(len(self), count))
+
+    def take(self, chosen: np.ndarray) -> "ImageList":
+        """The images with the indices `chosen`; the classes and their numbers stay."""
         paths, places = tuple(self.paths[i] for i in chosen), self.places and self.places.take(chosen)
         return replace(self, paths=paths, labels=self.labels[chosen], places=places)
 
@@ -82,20 +87,48 @@ class NoSuchSplit(UserError):
 def list_images(data_path: str | Path, split: str) -> ImageList:
     """List a split of a data set: an image folder, or archives (docs/data.md).
 
-    In folders the classes are numbered by sorted name. The first process of a launch prints what was passed over, and
-    classes without images. Raises NoSuchSplit, or UserError for a split without classes or images.
+    In folders the classes are numbered by sorted name. Of a folder without splits every 20th image is "val", the
+    others are "train". The first process of a launch prints what was passed over, and classes without images.
+    Raises NoSuchSplit, or UserError for a split without images.
     """
     data_path = Path(data_path)
     folders = [data_path / name for name in split_names(split)]
     folder = next((f for f in folders if f.is_dir() and subfolders(f, Counter())), None)
     archives = find_archives(data_path, split) if folder is None else None
+    first = os.environ.get("RANK", "0") == "0"
     if archives is not None:
         images = _list_archives(archives, data_path, split)
+    elif folder is None and split in (*split_names("train"), *split_names("val")) and _has_no_splits(data_path):
+        images = _list_folder(data_path)
+        if first:
+            _report(images)
+        return _part(images, split in split_names("val"), first)
     else:
         images = _list_folder(folder or next((f for f in folders if f.is_dir()), folders[0]))
-    if os.environ.get("RANK", "0") == "0":
+    if first:
         _report(images)
     return images
+
+
+def _has_no_splits(folder: Path) -> bool:
+    """Whether images, or class folders with images, lie in the folder itself, and no splits or data sets."""
+    if not folder.is_dir() or any((folder / word).exists() for word in SPLIT_WORDS):
+        return False
+    inner = subfolders(folder, Counter())
+    if any((folder / name / word).is_dir() for name in inner for word in split_names("train")):
+        return False
+    return next(files_below(folder, IMAGE_SUFFIXES, Counter()), None) is not None
+
+
+def _part(images: ImageList, held_out: bool, announce: bool) -> ImageList:
+    """The training or the validation images of a folder without splits. Raises UserError for fewer than two images."""
+    if len(images) < 2:
+        raise UserError(f"{images.root} holds one image: training and validation need one each")
+    for_validation = np.arange(len(images)) % HELD_OUT_EVERY == 0
+    if announce:
+        part = f"{for_validation.sum()} are for validation, {(~for_validation).sum()} for training"
+        print(f"{images.root} has no train/ and val/: of its {len(images)} images {part}", file=sys.stderr)
+    return images.take(np.flatnonzero(for_validation == held_out))
 
 
 def _list_archives(archives: Archives, data_path: Path, split: str) -> ImageList:
@@ -118,8 +151,6 @@ def _list_folder(root: Path) -> ImageList:
         )
     passed_over: Counter[str] = Counter()
     classes = subfolders(root, passed_over)
-    if not classes:
-        return _list_flat_validation(root)
     outside = sum(suffix(p.name) in IMAGE_SUFFIXES and is_data(p.name) for p in root.iterdir() if p.is_file())
     if outside:
         passed_over["images outside of class folders"] = outside
@@ -128,18 +159,20 @@ def _list_folder(root: Path) -> ImageList:
         found = sorted(f"{name}/{path}" for path in files_below(root / name, IMAGE_SUFFIXES, passed_over))
         paths += found
         labels += [label] * len(found)
-    if not paths:
-        others = f"; there are {describe(passed_over)}" if passed_over else ""
-        raise UserError(f"{root} holds no images{others}")
+    if not paths:  # also below folders that hold no images
+        return _list_flat(root, Counter())
     return ImageList(root, tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), None, passed_over)
 
 
-def _list_flat_validation(root: Path) -> ImageList:
-    """ImageNet's validation images as they are unpacked: without class folders."""
-    names = [path.name for path in root.iterdir() if suffix(path.name) in IMAGE_SUFFIXES]
+def _list_flat(root: Path, passed_over: Counter[str]) -> ImageList:
+    """A folder without class folders: ImageNet's validation images as they are unpacked, or images of one class."""
+    names = sorted(files_below(root, IMAGE_SUFFIXES, passed_over))
     numbers = {name: int(match[1]) for name in names if (match := FLAT_NAME.match(name))}
+    if not names:
+        others = f"; there are {describe(passed_over)}" if passed_over else ""
+        raise UserError(f"{root} holds no images{others} (expected {root}/<class>/<image>, or {root}/<image>)")
     if not numbers:
-        raise UserError(f"{root} holds no class folders (expected {root}/<class>/<image>)")
+        return ImageList(root, (ONE_CLASS,), tuple(names), np.zeros(len(names), np.int64), None, passed_over)
     synsets = read_classes([root, *root.resolve().parents[:MAX_PARENTS]])
     lost = sorted(name for name, number in numbers.items() if number not in synsets)
     if lost:

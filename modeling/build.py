@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from modeling.configs import read_tokenizer_config
+from modeling.configs import read_models_config, read_tokenizer_config
 from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
-from utils.pretrained import pretrained_weights
+from utils.pretrained import pretrained_weights, tokenizer_beside
 from utils.weights import load_strict, read_state_dict
 
 
@@ -68,10 +68,13 @@ def _load(build: Callable[[], nn.Module], checkpoint: str | Path, device: Any, *
 
 
 def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """Tokenizer with the weights of `checkpoint`, for inference: a file, a folder or a hub id. Raises UserError."""
+    """Tokenizer with the weights of `checkpoint`, for inference. Raises UserError.
+
+    checkpoint: a file, a folder or a hub id; also those of a generator with its tokenizer beside it.
+    """
     family = TOKENIZERS.part_class(vq_model.name)
     how = {"optional": family.optional_keys, "variants": family.variants}
-    return _load(lambda: build_tokenizer(vq_model), checkpoint, device, **how)
+    return _load(lambda: build_tokenizer(vq_model), tokenizer_beside(checkpoint), device, **how)
 
 
 def load_generator(
@@ -82,8 +85,14 @@ def load_generator(
 
 
 def load_pretrained_tokenizer(source: str | Path, device: torch.device | str = "cpu") -> Tokenizer:
-    """The tokenizer in the output folder of its training, or of a hub id (name/repository). Raises UserError."""
+    """The tokenizer in a folder or hub repository of its own, or beside the generator in theirs. Raises UserError."""
     return load_tokenizer(read_tokenizer_config(source), source, device)
+
+
+def load_pretrained_generator(source: str | Path, device: torch.device | str = "cpu") -> Generator:
+    """The generator in the output folder of its training, or of a hub id (name/repository). Raises UserError."""
+    models = read_models_config(source)
+    return load_generator(models.generator, code_layout(models.vq_model), source, device)
 
 
 def cast_parameters(model: Generator, dtype: torch.dtype) -> None:

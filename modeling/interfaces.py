@@ -147,6 +147,7 @@ class Generator(Protocol):
     loss_noise: int  # uniform numbers per image that `loss` takes
     blocks: Iterable[nn.Module]  # compiled and sharded one by one
     float32_parts: tuple[str, ...]  # names of submodules that stay float32 when the others are cast
+    class_tables: tuple[str, ...]  # names of weights with `num_classes` rows of classes, then "no class", as last rows
 
     def loss(self, codes: Tensor, class_ids: Tensor, progress: Progress | None, noise: Tensor) -> GeneratorLoss:
         """codes: (B, T), class_ids: (B,); noise: (B, loss_noise) in [0, 1), a function of seed and sample.

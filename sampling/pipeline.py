@@ -11,7 +11,6 @@ images = pipeline.tokenizer.decode(codes)
 """
 
 import copy
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,25 +29,31 @@ from modeling.interfaces import GENERATORS, Generator, Tokenizer
 from modeling.layers.precision import PRECISIONS, autocast, default_precision, full_float32
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
-from utils.atomic import atomic_path, write_atomically, write_text
+from utils.atomic import write_atomically, write_text
 from utils.errors import UserError
-from utils.pretrained import CONFIG_FILE, config_file, find_pretrained_weights, local_folder
-from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
+from utils.pretrained import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    config_file,
+    find_pretrained_weights,
+    local_folder,
+    tokenizer_beside,
+)
+from utils.weights import EXPORTED_FILE, copy_weights, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
-TOKENIZER_FILE = "tokenizer.safetensors"
 
-
-def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator) -> None:
+def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator | None = None) -> None:
     """Write config.yaml, model.safetensors and tokenizer.safetensors for `Pipeline.from_pretrained`.
 
-    Such a folder can be uploaded to a hub as it is. Call this before making a pipeline of the models,
-    which changes the generator.
+    Without a generator model.safetensors is the tokenizer, for `load_pretrained_tokenizer`. Call this before making
+    a pipeline of the models, which changes the generator. `hub.push` uploads such a folder.
     """
     folder = Path(folder)
-    models = OmegaConf.create({"model": {"vq_model": tokenizer.config, "generator": generator.config}})
-    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(models))
-    for name, model in ((EXPORTED_FILE, generator), (TOKENIZER_FILE, tokenizer)):
+    models = {"vq_model": tokenizer} if generator is None else {"vq_model": tokenizer, "generator": generator}
+    config = OmegaConf.create({"model": {name: model.config for name, model in models.items()}})
+    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
+    for name, model in zip((EXPORTED_FILE, TOKENIZER_FILE), reversed(models.values()), strict=False):
         state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         write_atomically(folder / name, lambda f, state=state: f.write(safetensors.torch.save(state)))
 
@@ -59,24 +64,13 @@ def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
     checkpoint: a file, a folder or a hub id; does nothing if it does not exist. A safetensors file on the same file
     system is hard-linked.
     """
-    source, target = find_pretrained_weights(checkpoint), folder / TOKENIZER_FILE
+    source, target = find_pretrained_weights(tokenizer_beside(checkpoint)), folder / TOKENIZER_FILE
     if source is None or (target.exists() and target.samefile(source)):
         return
     try:
-        with atomic_path(target) as part:
-            part.unlink(missing_ok=True)
-            if source.suffix != ".safetensors" or not _hard_link(source, part):
-                safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
+        copy_weights(source, target)
     except (OSError, RuntimeError, SafetensorError, UserError) as error:
         print(f"warning: {target} could not be written ({error}); sampling needs --tokenizer", file=sys.stderr)
-
-
-def _hard_link(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        return False
-    return True
 
 
 def require_class(class_id: int, num_classes: int, source: str = "class") -> None:
@@ -163,7 +157,7 @@ class Pipeline:
         how = decoder_settings(models.generator, decoding, **(settings or {}))
         layout = code_layout(models.vq_model)
         return cls(
-            load_tokenizer(models.vq_model, tokenizer or _find_tokenizer(weights.parent, config), device),
+            load_tokenizer(models.vq_model, tokenizer or find_tokenizer(weights.parent, config), device),
             load_generator(models.generator, layout, weights, device),
             how,
             seed=models.generator.seed if seed is None else seed,
@@ -231,7 +225,7 @@ class Pipeline:
         return other
 
 
-def _find_tokenizer(folder: Path, config: str | Path) -> Path:
+def find_tokenizer(folder: Path, config: str | Path) -> Path:
     """tokenizer.safetensors beside the generator's weights, else what the configuration names. Raises UserError."""
     beside = folder / TOKENIZER_FILE
     if beside.is_file():

@@ -128,6 +128,7 @@ class MaskedGenerator(nn.Module):
     loss_unit = "nats per masked code"
     loss_noise = NUM_CODES
     float32_parts = ()
+    class_tables = ("classes.weight",)
 
     def __init__(self, config: MaskedConfig, layout: CodeLayout):
         super().__init__()

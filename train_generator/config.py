@@ -23,6 +23,10 @@ class GeneratorExperiment(ExperimentSettings):
     log_grad_norm_every: int = option(1000, "steps between log lines with the gradient norm", min=0)
     generate_every: int = option(5000, "steps between grids of samples; 0: none", min=0)
     resume: str | None = "false"
+    init_from: str | None = option(
+        None, "weights of a generator to start from: a file, the folder of a training, or a hub id", path="read"
+    )
+    new_classes: bool = option(False, 'init_from: other classes, which start as its "no class"')
     generator_checkpoint: str | None = option(None, "sampling: weights of the generator", path="read")
     tokenizer_checkpoint: str = option(
         "weights/AliTok.pth", "weights of the tokenizer, for samples and previews", path="read"

@@ -38,7 +38,10 @@ class GeneratorData:
             raise UserError("dataset.params: set pretokenization to a token cache, or data_path to an image folder")
         images = list_images(params.data_path, params.train_split)
         if len(images.classes) > num_classes:
-            raise UserError(f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}")
+            raise UserError(
+                f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}: set"
+                f" model.generator.condition_num_classes={len(images.classes)}"
+            )
         self.classes = images.classes
         size = config.model.vq_model.image_size
         self.training = RandomViews(images, size, limit, params.ten_crop)

@@ -14,6 +14,7 @@ from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_generator, code_layout
 from modeling.interfaces import Generator, GeneratorLoss, Progress
 from modeling.layers.precision import full_float32
+from modeling.start import start_generator
 from sampling.noise import image_noise
 from sampling.pipeline import keep_tokenizer
 from train_generator.config import ARConfig
@@ -97,6 +98,8 @@ class GeneratorTrainer:
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator, self.sharded)
         self.output_dir = self.checkpointer.output_dir
         resumed = self.checkpointer.resume_models()
+        if not resumed:
+            self._start_from_weights()
         self.previews = Previews(config, self.generator, self.accelerator, self.sharded, self.data.tokenizer_sha256)
         self._check_agreement()
 
@@ -137,6 +140,15 @@ class GeneratorTrainer:
                 after_step=self._preview_if_due,
                 finish_log=self._finish_log,
             )
+
+    def _start_from_weights(self) -> None:
+        experiment = self.config.experiment
+        if experiment.init_from:
+            start_generator(self.generator, experiment.init_from, experiment.new_classes)
+            if self.ema is not None:  # made before loading
+                self.ema.module.load_state_dict(self.generator.state_dict())
+        elif experiment.new_classes:
+            raise UserError("experiment.new_classes needs experiment.init_from, the weights to start from")
 
     def _check_agreement(self) -> None:
         checkpoint = self.config.experiment.tokenizer_checkpoint

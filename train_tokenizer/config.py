@@ -31,6 +31,9 @@ class TokenizerExperiment(ExperimentSettings):
         "weights of an earlier stage to start from; stage 2 needs those of stage 1",
         path="read",
     )
+    init_decoder: bool = option(
+        False, "init_from: take its decoder too, which must have the same sizes, to train a finished tokenizer further"
+    )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from dataset.images import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
+from modeling.start import start_tokenizer
 from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
@@ -29,7 +30,6 @@ from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.state import TrainState
 from utils.errors import UserError
-from utils.weights import read_state_dict
 
 CURVES = (
     ("loss", "reconstruction"),
@@ -65,7 +65,7 @@ class TokenizerTrainer:
 
         # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
         self.tokenizer: TrainableTokenizer = build_trainable_tokenizer(config.model.vq_model).to(device)
-        self.state = TrainState({"model": self.tokenizer})
+        self.state = TrainState({"model": self.tokenizer}, data={"num_images": len(train_images)})
         self.ema = make_average(self.tokenizer, training)
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module
@@ -134,7 +134,7 @@ class TokenizerTrainer:
     def _start_from_earlier_stage(self) -> None:
         source = self.config.experiment.init_from
         if source:
-            self.tokenizer.load_earlier_stage(read_state_dict(source), source)
+            start_tokenizer(self.tokenizer, source, self.config.experiment.init_decoder)
             if self.ema is not None:  # made before loading
                 self.ema.module.load_state_dict(self.tokenizer.state_dict())
         elif self.config.training.freeze_encoder:

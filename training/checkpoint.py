@@ -22,6 +22,7 @@ from training.checkpoint_files import (
     save_checkpoint,
 )
 from training.fsdp import full_state, load_optimizer_state, optimizer_state
+from training.record import write_record
 from training.state import TrainState
 from utils.atomic import write_text
 from utils.config import option
@@ -144,8 +145,9 @@ class Checkpointer:
             )
 
     def write_config(self, config: Any) -> None:
-        """Record all values of the configuration in the output folder; on the main process."""
+        """Record the whole configuration and the facts of the run in the output folder; on the main process."""
         write_text(self.output_dir / CONFIG_FILE, CONFIG_HEADER + OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_record(self.output_dir, self.accelerator, self.state)
 
     # -- save -------------------------------------------------------------------------------------
 

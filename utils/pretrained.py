@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from utils.errors import UserError, first_line
+from utils.errors import UserError
+from utils.hub_errors import hub_errors, split_hub_id
 from utils.weights import weights_file
 
+TOKENIZER_FILE = "tokenizer.safetensors"  # beside a generator's weights
 CONFIG_FILE, PUBLISHED_CONFIG_FILE = "config.yaml", "config.json"
 WEIGHT_SUFFIXES = (".bin", ".pth", ".pt", ".safetensors")
 
@@ -20,18 +21,20 @@ def hub_path(url: str) -> Path:
 
 
 def local_folder(source: str | Path) -> Path:
-    """`source` if it is a folder, else the local copy of the hub repository "name/repository", downloaded if missing.
+    """`source` if it is a folder, else the local copy of a hub repository, downloaded if missing.
 
+    A repository is "name/repository", or "name/repository@revision" with a branch, a tag or a commit.
     Raises UserError if it is neither.
     """
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    hub_id = split_hub_id(str(source))
+    if hub_id is None:
         raise UserError(f"{source} is neither a file, nor a folder, nor a hub id (name/repository)")
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.yaml", "*.json"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source} is neither a folder nor a hub repository: {first_line(error)}") from error
+    repository, revision = hub_id
+    with hub_errors(f"{source} is neither a folder nor a hub repository"):
+        wanted = ["*.safetensors", "*.yaml", "*.json"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
 
 def _is_file_name(source: str | Path, suffixes: tuple[str, ...]) -> bool:
@@ -56,6 +59,17 @@ def find_pretrained_weights(source: str | Path) -> Path | None:
             raise
         return None
     return path if path.is_file() else None
+
+
+def tokenizer_beside(source: str | Path) -> str | Path:
+    """`source`, or the tokenizer's weights in it if it is the folder or hub repository of a generator with both."""
+    if _is_file_name(source, WEIGHT_SUFFIXES):
+        return source
+    try:
+        beside = local_folder(source) / TOKENIZER_FILE
+    except UserError:
+        return source
+    return beside if beside.is_file() else source
 
 
 def config_file(source: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """Read and write model weights: plain torch state dicts and safetensors, never pickled code."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -141,6 +142,25 @@ def export_weights(folder: str | Path, state: Mapping[str, Tensor], step: int | 
     with atomic_path(paths[1]) as part:
         safetensors.torch.save_file(state, part, metadata)
     return paths
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """Put the weights in `source`, of any format, into the safetensors file `target`, atomically.
+
+    A safetensors file on the same file system is hard-linked. Raises UserError, OSError or SafetensorError.
+    """
+    with atomic_path(target) as part:
+        part.unlink(missing_ok=True)
+        if source.suffix != ".safetensors" or not _hard_link(source, part):
+            safetensors.torch.save_file({k: v.contiguous() for k, v in read_state_dict(source).items()}, part)
+
+
+def _hard_link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
 
 
 def exported_step(folder: str | Path) -> int | None:

@@ -102,6 +102,7 @@ class AliTokGenerator(nn.Module):
     loss_noise = 0
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("norm", "output")
+    class_tables = ("embeddings.weight",)
 
     def __init__(self, config: GeneratorConfig, layout: CodeLayout):
         super().__init__()

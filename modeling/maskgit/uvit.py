@@ -74,6 +74,7 @@ class SkipBlock(Block):
 class UViT(MaskedTransformer):
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("norm", "lm_head")
+    class_tables = ("embeddings.weight",)
 
     def __init__(self, config: MaskGITConfig, layout: CodeLayout):
         super().__init__(config, layout)

@@ -54,6 +54,7 @@ class Layer(nn.Module):
 class ViT(MaskedTransformer):
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("model.lm_head",)
+    class_tables = ("model.embeddings.word_embeddings.weight",)
 
     def __init__(self, config: MaskGITConfig, layout: CodeLayout):
         super().__init__(config, layout)

@@ -33,6 +33,7 @@ class RARGenerator(nn.Module):
     loss_unit = "nats per code"
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("adaln_before_head", "lm_head")
+    class_tables = ("embeddings.weight",)
 
     def __init__(self, config: RARConfig, layout: CodeLayout):
         super().__init__()

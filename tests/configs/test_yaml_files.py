@@ -11,9 +11,13 @@ from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.phases import PhaseSchedule
 from utils.config import compose, help_lines, load_config
 
-AR_FILES = [f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar")]
+AR_FILES = [
+    f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar", "pictures_64/ar")
+]
 TOKENIZER_FILES = [
-    f"configs/{folder}tokenizer_stage{stage}.yaml" for folder in ("", "fashion_mnist/") for stage in (1, 2)
+    f"configs/{folder}tokenizer_stage{stage}.yaml"
+    for folder in ("", "fashion_mnist/", "pictures_64/")
+    for stage in (1, 2)
 ]
 
 REQUIRED = {
@@ -41,7 +45,7 @@ def test_generator_files_build(file):
 
 @pytest.mark.parametrize("file", TOKENIZER_FILES)
 def test_tokenizer_files_build(file):
-    config = load_config(TokenizerConfig, "", [f"config={file}"])
+    config = load_config(TokenizerConfig, "", [f"config={file}", "dataset.params.data_path=d"])
     with torch.device("meta"):
         build_tokenizer(config.model.vq_model)
     PhaseSchedule(config.phases, config.lr_scheduler.params.warmup_steps)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dataset.decode import BadImage, read_rgb
-from dataset.images import ImageList, list_images, to_float, to_uint8
+from dataset.images import ImageList, NoSuchSplit, list_images, to_float, to_uint8
 from utils.errors import UserError
 
 
@@ -36,11 +36,51 @@ def test_missing_and_empty_folders(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match="did you mean 'train'"):
         list_images(tmp_path, "tarin")
-    with pytest.raises(UserError, match="no class folders"):
+    with pytest.raises(UserError, match="holds no images"):
         list_images(tmp_path, "train")
     (tmp_path / "train" / "a").mkdir()
     with pytest.raises(UserError, match="holds no images"):
         list_images(tmp_path, "train")
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_without_class_folders_there_is_one_class(tmp_path):
+    touch(tmp_path, "train/2.png", "train/1.jpg", "train/notes.txt", "train/empty/folder/x.txt")
+    images = list_images(tmp_path, "train")
+    assert images.classes == ("all",)
+    assert images.paths == ("1.jpg", "2.png")
+    assert images.labels.tolist() == [0, 0]
+    assert images.passed_over[".txt"] == 2
+    with pytest.raises(NoSuchSplit):  # there is a split, so nothing is held out of it
+        list_images(tmp_path, "val")
+
+
+@pytest.mark.parametrize("folder", ["", "cats/"])
+def test_without_splits_every_twentieth_image_is_held_out(tmp_path, folder, capfd):
+    touch(tmp_path, *(f"{folder}{i:02d}.png" for i in range(41)))
+    train, val = (list_images(tmp_path, split) for split in ("train", "validation"))
+    assert val.paths == tuple(f"{folder}{i:02d}.png" for i in (0, 20, 40))
+    assert len(train) == 38
+    assert not {*train.paths} & {*val.paths}
+    assert train.classes == val.classes == (("cats",) if folder else ("all",))
+    assert "of its 41 images 3 are for validation, 38 for training" in capfd.readouterr().err
+    with pytest.raises(NoSuchSplit):
+        list_images(tmp_path, "test")
+
+
+def test_folders_that_are_no_plain_folders(tmp_path):
+    """A folder of data sets, and one image."""
+    touch(tmp_path, "imagenet/train/a/1.png", "imagenet/train/a/2.png", "one/1.png")
+    with pytest.raises(NoSuchSplit):
+        list_images(tmp_path, "train")
+    with pytest.raises(UserError, match="holds one image"):
+        list_images(tmp_path / "one", "train")
 
 
 def test_truncated_files_are_not_decoded(tmp_path):

@@ -2,6 +2,8 @@
 
 import torch
 
+from modeling.build import load_tokenizer
+from modeling.configs import read_tokenizer_config
 from sampling.pipeline import TOKENIZER_FILE, keep_tokenizer
 from tests.support import toy
 from utils.weights import export_weights, read_state_dict
@@ -35,3 +37,13 @@ def test_a_trained_tokenizer_does_not_change_what_was_kept(tmp_path):
     export_weights(tmp_path / "tokenizer", new)
     kept = read_state_dict(tmp_path / "run" / TOKENIZER_FILE)
     assert all(torch.equal(value, old[name]) for name, value in kept.items())
+
+
+def test_the_folder_of_a_generator_with_its_tokenizer_names_the_tokenizer(pretrained, tmp_path):
+    expected = read_state_dict(pretrained / "hub" / TOKENIZER_FILE)
+    keep_tokenizer(pretrained / "hub", tmp_path)
+    kept = read_state_dict(tmp_path / TOKENIZER_FILE)
+    loaded = load_tokenizer(read_tokenizer_config(pretrained / "hub"), pretrained / "hub").state_dict()
+    for state in (kept, loaded):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], value) for key, value in expected.items())

@@ -26,7 +26,7 @@ def test_data_folders(refusal, tmp_path):
     assert "image folder not found" in refusal(script, *common, f"dataset.params.data_path={tmp_path / 'no'}")
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "val").mkdir()
-    assert "no class folders" in refusal(script, *common, f"dataset.params.data_path={tmp_path / 'data'}")
+    assert "holds no images" in refusal(script, *common, f"dataset.params.data_path={tmp_path / 'data'}")
 
 
 def test_missing_weights_say_where_they_go(refusal, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import torch
 
 from tests.support.forked import Script
 from tests.support.paths import ROOT
@@ -59,13 +60,17 @@ def _run_forked(command: list[str], environment: dict[str, str]) -> subprocess.C
         return subprocess.CompletedProcess(command, script.poll(), *(path.read_text() for path in outputs))
 
 
-def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
-    """A script as `python script arguments` runs it, but in this process: it knows what the tests registered."""
+def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object, folder: Path = ROOT) -> None:
+    """A script as `python script arguments` runs it in `folder`, but in this process, which knows more families."""
     with monkeypatch.context() as patch:
-        patch.chdir(ROOT)
+        patch.chdir(folder)
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         patch.setattr(sys, "path", list(sys.path))
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        gradients = torch.is_grad_enabled()
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        finally:
+            torch.set_grad_enabled(gradients)  # sample.py switches them off
 
 
 def start(*command: object, processes: int = 1) -> subprocess.Popen | Script:

@@ -8,7 +8,8 @@ from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
 from tests.support.trainings import VALIDATE_OFTEN, generator_trainer
 from train_generator.trainer import GeneratorTrainer, parameter_groups
 from training.checkpoint_files import list_checkpoints
-from training.logging import read_log
+from training.logging import last_logged, read_log
+from utils.errors import UserError
 from utils.weights import read_state_dict
 
 
@@ -26,11 +27,38 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     longer = ("training.max_train_steps=40", "experiment.eval_every=20", "optimizer.params.learning_rate=1e-2")
     trainer = generator_trainer(tmp_path, "run", *longer)
     trainer.run()
-    losses = [r["val_loss"] for r in read_log(trainer.output_dir) if "val_loss" in r]
+    losses = validation_losses(trainer)
     assert losses[-1] < losses[0]
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
+
+
+def validation_losses(trainer: GeneratorTrainer) -> list[float]:
+    return [row["val_loss"] for row in read_log(trainer.output_dir) if "val_loss" in row]
+
+
+def test_fine_tuning_on_other_classes(tmp_path):
+    """From the weights of another training: better than from the beginning, and only at the first step."""
+    rate = ("optimizer.params.learning_rate=1e-2", *toy.NO_DROPOUT, "model.generator.class_label_dropout=0.2")
+    first = generator_trainer(tmp_path, "first", *rate, "training.max_train_steps=30", "training.use_ema=false")
+    first.run()
+    short = ("training.max_train_steps=10", "model.generator.condition_num_classes=6", *rate)
+    scratch = generator_trainer(tmp_path, "scratch", *short)
+    scratch.run()
+    start = (f"experiment.init_from={first.output_dir}", "experiment.new_classes=true")
+    tuned = generator_trainer(tmp_path, "tuned", *short, *start)
+    assert all(torch.equal(v, tuned.ema.module.state_dict()[k]) for k, v in tuned.generator.state_dict().items())
+    tuned.run()
+    assert tuned.generator.num_classes == 6
+    assert last_logged(tuned.output_dir, "loss") < last_logged(scratch.output_dir, "loss") - 0.1
+    resumed = generator_trainer(tmp_path, "tuned", RESUME, *short, *start)
+    assert torch.equal(resumed.generator.embeddings.weight, tuned.generator.embeddings.weight)
+
+
+def test_new_classes_need_weights(tmp_path):
+    with pytest.raises(UserError, match=r"experiment\.new_classes needs experiment\.init_from"):
+        generator_trainer(tmp_path, "run", "experiment.new_classes=true")
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

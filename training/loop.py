@@ -143,10 +143,12 @@ def train(
             if stopping and not last:
                 break
             with stats.pause():
-                if due(experiment.eval_every) or milestone:
+                validating = due(experiment.eval_every) or milestone
+                if validating:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in validate(logger).items()})
-                    _plot(checkpointer, curves, experiment.name)
                 after_step(logger)
+                if validating:  # last: the curves show what the step has logged
+                    _plot(checkpointer, curves, experiment.name)
         if state.step >= total_steps:
             export()
         logger.close()

@@ -77,6 +77,7 @@ class GeneratorTraining(SampleFidSettings, TrainingSettings):
 
 @dataclass
 class ARConfig:
+    flags: ClassVar[dict[str, str]] = {"--compare": "training.compare"}
     replaced_keys: ClassVar[dict[str, str]] = {
         **SHARD_KEYS,
         "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size; see dataset.params.ten_crop",

@@ -97,13 +97,16 @@ def load_config(schema_class: type, description: str, argv: Sequence[str] | None
     from_file: False for a program whose settings are all on the command line; `config` is a key like any other then.
 
     Returns an instance of `schema_class`. Its class attribute `replaced_keys`, if it has one, says for keys of
-    published configurations what takes their place. `--help` prints every key with its value and explanation.
+    published configurations what takes their place; `flags` says which key `--flag VALUE` sets. `--help` prints every
+    key with its value and explanation.
     Raises UserError with one line for anything wrong.
     """
     argv = sys.argv[1:] if argv is None else argv
     wants_help = bool({"-h", "--help"} & set(argv))
-    path, overrides = None, []
-    for item in argv:
+    path, overrides, flags = None, [], getattr(schema_class, "flags", {})
+    for item in (rest := iter(argv)):
+        if (flag := item.partition("=")[0]) in flags:
+            item = f"{flags[flag]}={item.partition('=')[2] if '=' in item else next(rest, '')}"
         key, equals, value = item.partition("=")
         if key == "config" and from_file:
             path = value

@@ -76,7 +76,7 @@ def test_it_is_the_fid_of_the_averages_first_samples(whole, scoring):
 
 
 def test_a_resumed_training_logs_the_same_values(whole, scoring, tmp_path):
-    parts = interrupted(lambda name, *more: generator_trainer(tmp_path, name, *scoring, *more), stop_at=5)
+    parts = interrupted(lambda name, *more: generator_trainer(tmp_path, name, *scoring, *more), stop_at=3)
     assert values_of(parts.output_dir) == values_of(whole.output_dir)
 
 

@@ -38,6 +38,7 @@ class Row:
     classifier: str | None = option(None, "features of this classifier in place of Inception's")
     expected: dict[str, float] = option({}, "published values by key of the metrics")
     scatter: dict[str, float] = option({}, "in place of the table's, shares of the values")
+    note: str | None = option(None, "printed below the row")
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Table:
 
     def scatter_of(self, row: Row, metric: str) -> float | None:
         """How far a reproduction may be from the value of a metric, in the metric's unit; None if it is not known."""
-        share = row.scatter.get(metric, self.scatter.get(metric))
+        share = (row.scatter or self.scatter).get(metric)
         return None if share is None else share * row.expected[metric]
 
 
@@ -70,9 +71,7 @@ def read_table(path: str | Path = ROWS_FILE) -> Table:
             *(("metric", key, metrics) for key in (*row.expected, *row.scatter)),
         ):
             if key not in known:
-                raise UserError(
-                    f"{path}: rows.{name} names the {what} '{key}'{nearest(key, known)}, which is not there"
-                )
+                raise UserError(f"{path}: rows.{name}: there is no {what} '{key}'{nearest(key, known)}")
     return table
 
 

@@ -89,18 +89,19 @@ def row_lines(table: Table, row: Row, values: dict[str, float]) -> list[str]:
     titles = {key: title for metric in METRICS.values() for key, title in metric.titles.items()}
     lines = [f"{row.model:<28}{'published':>10}{'ours':>10}   scatter to expect"]
     for key, title in titles.items():
-        if key not in values or key not in (*row.expected, "sfid", "precision", "recall", "fid_low", "fid_high"):
-            continue
-        published, scatter, meaning = row.expected.get(key), None, ""
-        if published is not None:
-            scatter = table.scatter_of(row, key)
-        if scatter is not None:
-            off = values[key] - published
-            verdict = "within it" if abs(off) <= scatter else f"outside: {off:+.4g}"
-            meaning = f"± {scatter:.2g}, {verdict}"
-        shown = "–" if published is None else f"{published:g}"
-        lines.append(f"{title:<28}{shown:>10}{values[key]:>10.4g}   {meaning}".rstrip())
-    return lines
+        if key in values:
+            published = f"{row.expected[key]:g}" if key in row.expected else "–"
+            meaning = verdict(table, row, key, values[key]) if key in row.expected else ""
+            lines.append(f"{title:<28}{published:>10}{values[key]:>10.4g}   {meaning}".rstrip())
+    return [*lines, *([f"note: {row.note}"] if row.note else [])]
+
+
+def verdict(table: Table, row: Row, key: str, value: float) -> str:
+    """Whether a value is within the scatter of the published one, in words."""
+    scatter, difference = table.scatter_of(row, key), value - row.expected[key]
+    if scatter is None:
+        return f"not measured; the difference is {difference:+.2g}"
+    return f"± {scatter:.2g}, {'within it' if abs(difference) <= scatter else f'outside: {difference:+.2g}'}"
 
 
 def reproduce(args: argparse.Namespace) -> None:

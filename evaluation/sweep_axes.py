@@ -50,6 +50,7 @@ def settings_of(base: DecoderSettings, point: Point) -> DecoderSettings:
     return replace(base, **changed)
 
 
-def point_name(settings: DecoderSettings, axes: Mapping[str, list[Any]]) -> str:
-    """Name of a folder for a point: the same for points that draw the same images."""
-    return ",".join(f"{name}={getattr(settings, name)}" for name in sorted(axes)) or "configured"
+def point_name(settings: DecoderSettings, base: DecoderSettings) -> str:
+    """Name of a folder: what differs from the configured settings, so that a larger grid finds finished points."""
+    values = {field.name: (getattr(settings, field.name), getattr(base, field.name)) for field in fields(base)}
+    return ",".join(f"{name}={value}" for name, (value, configured) in values.items() if value != configured) or "base"

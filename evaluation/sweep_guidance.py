@@ -109,19 +109,16 @@ class Sweep:
 
     def run(self) -> list[dict[str, float]] | None:
         """Values of all points on the main process, None on the others; finished points are read."""
-        outputs: dict[str, PointFeatures] = {}
-        for number, point in enumerate(self.points, 1):
-            settings = settings_of(self.pipeline.settings, point)
-            name = point_name(settings, self.axes)
+        base, outputs = self.pipeline.settings, {}
+        settings = [settings_of(base, point) for point in self.points]
+        names = [point_name(how, base) for how in settings]
+        for number, (name, how) in enumerate(zip(names, settings, strict=True), 1):
             if name not in outputs:
-                identity = {**self.identity, **asdict(settings)}
-                outputs[name] = PointFeatures(self.output_dir / "points" / name, len(self.classes), identity)
-                self._finish_point(outputs[name], settings, f"[{number}/{len(self.points)}] {name}")
+                folder, identity = self.output_dir / "points" / name, {**self.identity, **asdict(how)}
+                outputs[name] = PointFeatures(folder, len(self.classes), identity)
+                self._finish_point(outputs[name], how, f"[{number}/{len(self.points)}] {name}")
         self.state.wait_for_everyone()
-        if not self.state.is_main_process:
-            return None
-        names = [point_name(settings_of(self.pipeline.settings, point), self.axes) for point in self.points]
-        return [outputs[name].values() for name in names]
+        return [outputs[name].values() for name in names] if self.state.is_main_process else None
 
     def _finish_point(self, output: PointFeatures, settings: Any, title: str) -> None:
         with output.locked(self.state):
@@ -164,10 +161,9 @@ def report(sweep: Sweep, results: list[dict[str, float]]) -> None:
     winner, key = best(results, sweep.settings.rank_by), sweep.settings.rank_by
     print(f"\n{sweep.reference.describe()}\nfeatures: {sweep.extractor.name}\n")
     print(table(points, results))
-    print(
-        f"best {key}, {results[winner][key]:.4g} with {len(sweep.classes)} samples a point (compares only within this"
-    )
-    print(f"sweep, unless it is the number that others use):\n    {overrides(points[winner])}")
+    count, value = len(sweep.classes), results[winner][key]
+    print(f"best {key}: {value:.4g} (FID compares only at equal numbers, here {count} samples a point), with")
+    print(f"    {overrides(points[winner])}")
     print(f"wrote {sweep.output_dir}/sweep.png, sweep.md, sweep.json")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from utils.atomic import atomic_path
 LOWER_IS_BETTER = ("fid", "sfid", "kid")
 HIDDEN = ("fid_low", "fid_high", "kid_std")
 MISSING = "–"
+MAX_COLUMNS = 3  # of panels, if each metric has one
 
 
 def metric_titles(results: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -43,53 +45,73 @@ def table(points: Sequence[Point], results: Sequence[Mapping[str, float]]) -> st
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One heat map: a metric over two axes, at one value of each other axis."""
+
+    title: str
+    cells: list[list[int]]  # rows of indices of points
+    ranks: list[int]  # of all points of the sweep by this metric; 0 is the best
+    values: list[float]
+
+
 def heat_map(
     axes: Mapping[str, list[Any]], points: Sequence[Point], results: Sequence[Mapping[str, float]], path: Path
 ) -> None:
-    """A column of panels for each metric, over the two axes with most values; a row for each value of the others.
+    """A panel for each metric over the two axes with most values, and for each value of the others.
 
-    Brighter is better in every panel; a frame marks the best point of the metric.
+    Colours are ranks: brighter is better in every panel, and one bad corner does not hide the rest. A frame marks the
+    best point.
     """
     import matplotlib  # imported late: it takes a third of a second
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    titles = metric_titles(results)
-    names = sorted(axes, key=lambda name: -len(axes[name]))[:2]
-    x_name = names[0]
-    y_name = names[1] if len(names) > 1 and len(axes[names[1]]) > 1 else None
-    others = {name: values for name, values in axes.items() if name not in (x_name, y_name)}
-    slices = [dict(zip(others, values, strict=True)) for values in itertools.product(*others.values())]
-    xs, ys = axes[x_name], axes[y_name] if y_name else [None]
-    width, height = max(2.6, 0.75 * len(xs) + 1.2), max(1.9, 0.6 * len(ys) + 1.3)
-    figure, panels = plt.subplots(
-        len(slices), len(titles), figsize=(width * len(titles), height * len(slices)), squeeze=False
-    )
-    for (row, others_here), (column, (key, title)) in itertools.product(enumerate(slices), enumerate(titles.items())):
-        axis, sign = panels[row][column], -1 if key in LOWER_IS_BETTER else 1
-        numbers = [result[key] for result in results]
-        cells = [
-            [points.index({name: {x_name: x, y_name: y, **others_here}[name] for name in axes}) for x in xs] for y in ys
-        ]
-        low, high = min(sign * n for n in numbers), max(sign * n for n in numbers)
-        axis.imshow(
-            [[sign * numbers[i] for i in line] for line in cells], cmap="viridis", vmin=low, vmax=high, aspect="auto"
-        )
-        winner = best(results, key)
-        for (j, line), i in itertools.product(enumerate(cells), range(len(xs))):
-            number = numbers[line[i]]
-            dark = high == low or (sign * number - low) / (high - low) < 0.6
-            axis.text(i, j, f"{number:.3g}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
-            if line[i] == winner:
-                axis.add_patch(plt.Rectangle((i - 0.48, j - 0.46), 0.96, 0.92, fill=False, edgecolor="red", lw=2))
-        fixed = ", ".join(f"{name} {value}" for name, value in others_here.items() if len(axes[name]) > 1)
-        axis.set_title(title + (f"\n{fixed}" if fixed else ""), fontsize=9)
-        axis.set_xticks(range(len(xs)), [f"{x}" for x in xs], fontsize=8)
-        axis.set_yticks(range(len(ys)), [f"{y}" if y_name else "" for y in ys], fontsize=8)
-        axis.set_xlabel(x_name, fontsize=8)
-        axis.set_ylabel((y_name or "") if column == 0 else "", fontsize=8)
+    x, y = [*sorted(axes, key=lambda name: -len(axes[name])), None][:2]
+    xs, ys = axes[x], axes[y] if y else [""]
+    panels, titles = _panels(axes, points, results, x, y), metric_titles(results)
+    columns = len(titles) if len(panels) > len(titles) else min(len(titles), MAX_COLUMNS)
+    rows = -(-len(panels) // columns)
+    width, height = max(3.2, 0.7 * len(xs) + 1.2), max(2.0, 0.5 * len(ys) + 1.3)
+    figure, sheet = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for axis, panel in zip(sheet.flat, panels, strict=False):
+        worst = max(panel.ranks) or 1
+        axis.imshow([[-panel.ranks[i] for i in row] for row in panel.cells], vmin=-worst, vmax=0, aspect="auto")
+        for (j, row), i in itertools.product(enumerate(panel.cells), range(len(xs))):
+            rank = panel.ranks[row[i]]
+            color = "white" if rank > 0.5 * worst else "black"
+            axis.text(i, j, f"{panel.values[row[i]]:.3g}", ha="center", va="center", color=color, fontsize=9)
+            if rank == 0:
+                axis.add_patch(plt.Rectangle((i - 0.47, j - 0.45), 0.94, 0.9, fill=False, edgecolor="red", lw=2))
+        axis.set(title=panel.title, xlabel=x, ylabel=y or "")
+        axis.set_xticks(range(len(xs)), [f"{value}" for value in xs])
+        axis.set_yticks(range(len(ys)), [f"{value}" for value in ys])
+    for axis in sheet.flat[len(panels) :]:
+        axis.axis("off")
     figure.tight_layout()
     with atomic_path(path) as part:
-        figure.savefig(part, dpi=120, format="png")
+        figure.savefig(part, dpi=110, format="png")
     plt.close(figure)
+
+
+def _panels(
+    axes: Mapping[str, list[Any]],
+    points: Sequence[Point],
+    results: Sequence[Mapping[str, float]],
+    x: str,
+    y: str | None,
+) -> list[Panel]:
+    titles, panels = metric_titles(results), []
+    others = {name: values for name, values in axes.items() if name not in (x, y)}
+    for chosen in itertools.product(*others.values()):
+        fixed = dict(zip(others, chosen, strict=True))
+        at = [[{**fixed, x: a, **({y: b} if y else {})} for a in axes[x]] for b in (axes[y] if y else [None])]
+        cells = [[points.index(point) for point in row] for row in at]
+        where = ", ".join(f"{name} {value}" for name, value in fixed.items() if len(axes[name]) > 1)
+        for key, title in titles.items():
+            values = [result[key] for result in results]
+            ordered = sorted(set(values), reverse=key not in LOWER_IS_BETTER)
+            ranks = [ordered.index(value) for value in values]
+            panels.append(Panel(f"{title}\n{where}" if where else title, cells, ranks, values))
+    return panels

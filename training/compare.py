@@ -15,6 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from training.logging import LOG_FILE, read_log
+from training.plots import plot_curves
 from utils.arguments import file_path
 from utils.config import compose, option
 from utils.errors import UserError, entry_point, nearest
@@ -162,9 +163,8 @@ def main() -> None:
         for line in watch.add(row["step"], row):
             print(line)
     if args.picture:
-        from training.plots import plot_curves  # which imports this module
-
-        plot_curves(args.run, [(name,) for name in watch.reference.curves], args.picture, "", watch.reference)
+        panels = [(name,) for name in watch.reference.curves]
+        plot_curves(args.run, panels, args.picture, args.run.name, watch.reference.limits)
     if watch.warnings:
         sys.exit(1)
     print(f"{', '.join(watch.reference.curves)}: inside the band")

@@ -167,7 +167,7 @@ def _plot(
 ) -> None:
     if checkpointer.accelerator.is_main_process:
         try:
-            folder, reference = checkpointer.output_dir, watch and watch.reference
-            plot_curves(folder, curves, folder / "curves.png", title, reference)
+            folder, limits = checkpointer.output_dir, watch and watch.reference.limits
+            plot_curves(folder, curves, folder / "curves.png", title, limits)
         except OSError as error:  # a full disk; saving has warned about it
             tqdm.write(f"warning: no plot of the curves ({error})", file=sys.stderr)

@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from evaluation.extractors import load_extractor
+from evaluation.extractors import ClassifierExtractor, InceptionExtractor, inception_weights
+from evaluation.features import Extractor
 from evaluation.fid import RunningStatistics, frechet_distance
 from evaluation.reference import Reference
 from modeling.interfaces import Generator, Tokenizer
@@ -31,7 +32,9 @@ class SampleFidSettings:
     eval_fid_samples: int = option(5000, "images of each FID, drawn by all processes together", min=2)
     eval_fid_reference: str | None = option(None, "reference file of the evaluator", path="read")
     eval_fid_classifier: str | None = option(None, "features of this classifier in place of Inception's", path="read")
-    eval_fid_inception: str | None = option(None, "Inception weights; null: as the evaluator finds them", path="read")
+    eval_fid_inception: str | None = option(
+        None, "Inception weights; null: as the evaluator finds them, but nothing is downloaded", path="read"
+    )
     eval_fid_batch_size: int = option(50, "images per process and batch", min=1)
 
 
@@ -62,9 +65,7 @@ class SampleFid:
             if not settings.eval_fid_reference:
                 raise UserError("training.eval_fid_reference is not set")
             reference = Reference(settings.eval_fid_reference)
-            self.extractor = load_extractor(
-                settings.eval_fid_inception, settings.eval_fid_classifier, accelerator.device
-            )
+            self.extractor = self._load_extractor()
             self.tokenizer = load_tokenizer()
             self.samplings = self._samplings(decoder_settings(generator_config, generator.decoding))
         except FAULTS as error:
@@ -82,6 +83,16 @@ class SampleFid:
             f"gFID of {settings.eval_fid_samples} samples every {self.every} steps, features: {self.extractor.name};"
             f" reference {reference.describe()}"
         )
+
+    def _load_extractor(self) -> Extractor:
+        """Nothing is downloaded: the ranks of a machine would have to wait for the one that does, and it may fail."""
+        settings, device = self.settings, self.accelerator.device
+        if settings.eval_fid_classifier:
+            return ClassifierExtractor(settings.eval_fid_classifier, device)
+        weights = inception_weights(settings.eval_fid_inception, download=False)
+        if weights is None:
+            raise UserError("Inception's weights are not found: name them with training.eval_fid_inception")
+        return InceptionExtractor(weights, device)
 
     @staticmethod
     def _samplings(guided: DecoderSettings) -> dict[str, DecoderSettings]:

@@ -1,5 +1,6 @@
 """FID of samples during generator training."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sampling.pipeline import Pipeline
 from tests.support import toy
 from tests.support.commands import train_ar
 from tests.support.launch import run
-from tests.support.resuming import interrupted
+from tests.support.resuming import RESUME, interrupted
 from tests.support.trainings import generator_trainer
 from train_generator.trainer import GeneratorTrainer
 from training.logging import read_log
@@ -80,15 +81,14 @@ def test_a_resumed_training_logs_the_same_values(whole, scoring, tmp_path):
     assert values_of(parts.output_dir) == values_of(whole.output_dir)
 
 
-def test_a_value_that_a_kill_left_out_is_computed_at_the_resume(scoring, tmp_path):
-    first = generator_trainer(tmp_path, "run", *scoring)
-    first.run()
-    log, expected = first.output_dir / "metrics.jsonl", values_of(first.output_dir)
+def test_a_value_that_a_kill_left_out_is_computed_at_the_resume(whole, scoring, tmp_path):
+    shutil.copytree(whole.output_dir, tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
     log.write_text("".join(x for x in log.read_text().splitlines(True) if '"step": 8, "gfid"' not in x))
-    assert list(values_of(first.output_dir)) == [3, 6]
-    (first.output_dir / "model.safetensors").unlink()
-    generator_trainer(tmp_path, "run", *scoring, "experiment.resume=auto").run()
-    assert values_of(first.output_dir) == expected
+    assert list(values_of(tmp_path / "run")) == [3, 6]
+    (tmp_path / "run" / "model.safetensors").unlink()
+    generator_trainer(tmp_path, "run", *scoring, RESUME).run()
+    assert values_of(tmp_path / "run") == values_of(whole.output_dir)
 
 
 @pytest.mark.parametrize(

@@ -118,14 +118,9 @@ def test_a_failure_while_drawing_is_a_warning(scoring, tmp_path, capfd):
 @pytest.mark.slow
 def test_two_processes_give_the_value_of_one(scoring, tmp_path):
     """The same weights: the learning rate is 0."""
-    config, cache = toy.write_ar_config(tmp_path / "ar.yaml"), toy.write_token_cache(tmp_path / "cache")
-    values = []
-    for processes in (1, 2):
-        output, still = (
-            tmp_path / f"{processes}",
-            ("lr_scheduler.params.learning_rate=0", "optimizer.params.learning_rate=0", "lr_scheduler.params.end_lr=0"),
-        )
-        command = train_ar(config, cache, output, *scoring, *still, "training.max_train_steps=3")
-        run(*command, processes=processes)
-        values.append(values_of(output)[3])
-    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    rates = ("optimizer.params.learning_rate", "lr_scheduler.params.learning_rate", "lr_scheduler.params.end_lr")
+    overrides = (*scoring, *(f"{rate}=0" for rate in rates), "training.max_train_steps=3")
+    one = generator_trainer(tmp_path, "one", *overrides)
+    one.run()
+    run(*train_ar(tmp_path / "ar.yaml", tmp_path / "cache", tmp_path / "two", *overrides), processes=2)
+    assert values_of(tmp_path / "two")[3] == pytest.approx(values_of(one.output_dir)[3], rel=1e-5)

@@ -8,12 +8,22 @@ from accelerate import PartialState
 from torch import Tensor
 
 from evaluation.features import Extractor, Features, extract_features
-from evaluation.fid import read_statistics
 from evaluation.images import Images, open_images, require_array
-from evaluation.metrics import ADM_METRICS, ADM_VALUES, METRICS, Metric, MetricInputs, choose_metrics
+from evaluation.metrics import (
+    ADM_METRICS,
+    ADM_VALUES,
+    METRICS,
+    Metric,
+    MetricInputs,
+    choose_metrics,
+    compute_metrics,
+    possible_metrics,
+)
 from evaluation.precision_recall import NEIGHBOUR
-from utils.errors import UserError, warn
-from utils.npz import IMAGES, array_names, read_arrays
+from evaluation.reference import Reference
+from evaluation.sample_checks import SampleFacts
+from utils.errors import UserError
+from utils.npz import read_arrays
 
 CUSTOMARY_SAMPLES = 50_000
 
@@ -21,8 +31,7 @@ CUSTOMARY_SAMPLES = 50_000
 class SampleEvaluation:
     """Checks reference and samples in its constructor, so that no network is loaded for a faulty file.
 
-    Statistics stored in the reference (`mu, sigma, mu_s, sigma_s`, as in ADM's VIRTUAL files) replace those of
-    its images. Raises UserError.
+    Raises UserError. `run` also looks at the samples themselves and warns of what is wrong with them.
     """
 
     def __init__(
@@ -40,50 +49,44 @@ class SampleEvaluation:
         if array is not None:
             require_array(array, (reference, samples))
         self.samples = open_images(samples, array)
-        self.reference_path = reference
-        self.stored = {} if Path(reference).is_dir() else read_statistics(reference)
-        only_statistics = self.stored and not {IMAGES, array} & {*array_names(reference)}
-        self.reference = None if only_statistics else open_images(reference, array)
-        for images in (self.reference, self.samples):
+        self.reference = Reference(reference, array)
+        for images in (self.reference.images, self.samples):
             if images is not None and len(images) <= NEIGHBOUR:
                 raise UserError(f"{images.path} has {len(images)} images; more than {NEIGHBOUR} are needed")
-        impossible = [m for m in self.metrics if self.reference is None and m.needs_reference_images(self.stored)]
-        if impossible:
-            without = ", ".join(title for metric in impossible for title in metric.titles.values())
-            if metrics:
-                raise UserError(f"{reference} holds only statistics of {', '.join(self.stored)} features: no {without}")
-            warn(f"warning: {reference} holds only statistics: no {without}")
-            self.metrics = [metric for metric in self.metrics if metric not in impossible]
-        self.labels = _read_labels(self.samples) if any(m.needs_labels for m in self.metrics) else None
+        without_images = self.reference.images is None
+        self.metrics = possible_metrics(self.metrics, self.reference.stored, without_images, reference, bool(metrics))
+        needed = any(m.needs_labels for m in self.metrics)
+        self.labels = read_labels(self.samples) if needed else stored_labels(self.samples)
 
     def run(self, extractor: Extractor, batch_size: int, bootstrap: int = 0) -> dict[str, float] | None:
         """Values by key, on the main process; None on the others. All processes extract features.
 
         bootstrap: resamplings for an interval of FID, 0 for none.
         """
-        if self.labels is not None:
+        stored, uses_labels = self.reference.stored, any(metric.needs_labels for metric in self.metrics)
+        if uses_labels:
             self._check_label_range(extractor)
-        needs_images = any(metric.needs_reference_images(self.stored) for metric in self.metrics)
-        reference = extract_features(extractor, self.reference, batch_size, "reference") if needs_images else None
-        samples = extract_features(extractor, self.samples, batch_size, "samples")
+        needs_images = any(metric.needs_reference_images(stored) for metric in self.metrics)
+        reference = self.reference.features(extractor, batch_size) if needs_images else None
         state = PartialState()
+        facts = SampleFacts(self.samples, None if self.labels is None else self.labels.numpy())
+        watched = facts if state.is_main_process else self.samples  # every process reads all images
+        samples = extract_features(extractor, watched, batch_size, "samples")
         if not state.is_main_process:
             return None
-        for warning in warnings_for(self.reference, self.samples, extractor.num_features):
+        found = warnings_for(self.reference.images, self.samples, extractor.num_features)
+        for warning in [*found, *(fault.text for fault in facts.faults())]:
             print(f"warning: {warning}", file=sys.stderr)
         for metric in self.metrics:
             self._check_width(metric, reference, samples, extractor)
         inputs = MetricInputs(
             samples.to(state.device),
             None if reference is None else reference.to(state.device),
-            {kind: statistics.to(state.device) for kind, statistics in self.stored.items()},
-            None if self.labels is None else self.labels.to(state.device),
+            {kind: statistics.to(state.device) for kind, statistics in stored.items()},
+            self.labels.to(state.device) if uses_labels else None,
             bootstrap,
         )
-        values: dict[str, float] = {}
-        for metric in self.metrics:
-            values |= dict(zip(metric.titles, metric.compute(inputs), strict=False))
-        return values
+        return compute_metrics(self.metrics, inputs)
 
     def _check_label_range(self, extractor: Extractor) -> None:
         if self.labels.min() < 0 or self.labels.max() >= extractor.num_classes:
@@ -96,22 +99,30 @@ class SampleEvaluation:
         if metric.reference == "nothing":
             return
         kind = metric.features
-        from_images = metric.needs_reference_images(self.stored)
-        theirs = getattr(reference, kind).shape[1] if from_images else len(self.stored[kind].mu)
+        from_images = metric.needs_reference_images(self.reference.stored)
+        theirs = getattr(reference, kind).shape[1] if from_images else len(self.reference.stored[kind].mu)
         ours = getattr(samples, kind).shape[1]
         if theirs != ours:
             raise UserError(
-                f"{self.reference_path} has {theirs} {kind} features, {self.samples.path} has {ours} with"
+                f"{self.reference.path} has {theirs} {kind} features, {self.samples.path} has {ours} with"
                 f" {extractor.name}: another network made the stored statistics, or the images differ in size"
             )
 
 
-def _read_labels(samples: Images) -> Tensor:
-    """The class (n,) that each sample was drawn for, from arr_1."""
+def stored_labels(samples: Images) -> Tensor | None:
+    """arr_1 as the classes (n,) that the samples were drawn for; None if the file has nothing of the kind."""
     labels = None if samples.path.is_dir() else read_arrays(samples.path, ("arr_1",)).get("arr_1")
     if labels is None or labels.shape != (len(samples),) or labels.dtype.kind not in "iu":
-        raise UserError(f"{samples.path}: agreement needs arr_1, one integer class per image")
+        return None
     return torch.from_numpy(labels.astype("int64"))
+
+
+def read_labels(samples: Images) -> Tensor:
+    """The class (n,) that each sample was drawn for, from arr_1. Raises UserError without it."""
+    labels = stored_labels(samples)
+    if labels is None:
+        raise UserError(f"{samples.path}: agreement needs arr_1, one integer class per image")
+    return labels
 
 
 def warnings_for(reference: Images | None, samples: Images, num_features: int) -> list[str]:

@@ -18,6 +18,7 @@ from dataset.images import NoSuchSplit, list_images
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import STORED_ARRAYS, RunningStatistics
+from evaluation.reference import SPLIT
 from utils.arguments import at_least, file_path
 from utils.atomic import write_atomically
 from utils.errors import UserError, entry_point
@@ -105,6 +106,8 @@ def write_reference(args: argparse.Namespace) -> None:
         extractor = load_extractor(args.inception, args.classifier, device)
     images, statistics = collect(batches, total, extractor)
     arrays = {"arr_0": images, **({} if labels is None else {"arr_1": labels}), **statistics}
+    if args.data_path:
+        arrays[SPLIT] = np.array(args.split)
     write_atomically(args.output, lambda file: np.savez(file, **arrays))
     print(f"wrote {args.output}: {len(images)} images" + (f", statistics of {extractor.name}" if extractor else ""))
 

@@ -5,6 +5,7 @@ A new metric is a file with its formula and an entry in METRICS.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from evaluation.fid import Statistics, frechet_distance
 from evaluation.inception_score import inception_score
 from evaluation.kid import kernel_distance
 from evaluation.precision_recall import precision_recall
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, warn
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,29 @@ def choose_metrics(names: tuple[str, ...]) -> list[Metric]:
         if name not in METRICS:
             raise UserError(f"unknown metric '{name}': choose from {','.join(METRICS)}{nearest(name, METRICS)}")
     return [metric for name, metric in METRICS.items() if name in names]
+
+
+def possible_metrics(
+    metrics: list[Metric], stored: Collection[str], without_images: bool, reference: str | Path, asked_for: bool
+) -> list[Metric]:
+    """Those that the reference allows; without images some cannot be computed.
+
+    stored: kinds of features with statistics in the reference. asked_for: raise UserError for what is impossible,
+    in place of a warning.
+    """
+    impossible = [metric for metric in metrics if without_images and metric.needs_reference_images(stored)]
+    if not impossible:
+        return metrics
+    without = ", ".join(title for metric in impossible for title in metric.titles.values())
+    if asked_for:
+        raise UserError(f"{reference} holds only statistics of {', '.join(stored)} features: no {without}")
+    warn(f"warning: {reference} holds only statistics: no {without}")
+    return [metric for metric in metrics if metric not in impossible]
+
+
+def compute_metrics(metrics: list[Metric], inputs: MetricInputs) -> dict[str, float]:
+    """Values by key."""
+    values: dict[str, float] = {}
+    for metric in metrics:
+        values |= dict(zip(metric.titles, metric.compute(inputs), strict=False))
+    return values

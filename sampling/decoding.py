@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modeling.interfaces import Generator
+from sampling.settings import SamplingOptions
 from utils.errors import UserError
 from utils.registry import Registry
 
@@ -19,6 +20,7 @@ DECODERS = Registry(
     {"autoregressive": "sampling.autoregressive", "masked": "sampling.masked"},
     default="autoregressive",
 )
+CONFIG_NAMES = {"temperature": "randomize_temperature"}  # settings with another name in `model.generator`
 
 
 class DecoderSettings(Protocol):
@@ -81,6 +83,13 @@ def decoder_settings(generator_config: Any, decoding: str, **changes: Any) -> De
         return settings_class.from_config(generator_config, **changes)
     except ValueError as error:
         raise UserError(f"sampling settings: {error}") from error
+
+
+def override_key(name: str) -> str:
+    """Key of a configuration that holds a setting of the decoder."""
+    if name in (option.name for option in fields(SamplingOptions)):
+        return f"sampling.{name}"
+    return f"model.generator.{CONFIG_NAMES.get(name, name)}"
 
 
 def make_decoder(generator: Generator, settings: DecoderSettings, **options: Any) -> Decoder:

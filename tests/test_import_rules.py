@@ -12,10 +12,10 @@ ALLOWED = {
     "training": {"utils"},
     "sampling": {"modeling", "utils"},
     "dataset": {"modeling", "utils"},
-    "evaluation": {"dataset", "modeling", "utils"},
+    "evaluation": {"sampling", "dataset", "modeling", "utils"},
     "train_tokenizer": {"training", "evaluation", "dataset", "modeling", "utils"},
     "hub": {"training", "sampling", "modeling", "utils"},
-    "train_generator": {"training", "sampling", "dataset", "modeling", "utils"},
+    "train_generator": {"training", "evaluation", "sampling", "dataset", "modeling", "utils"},
 }
 FAMILIES = ("alitok", "maskgit", "maskgit_vq", "rar", "titok")
 

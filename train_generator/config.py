@@ -6,6 +6,7 @@ from typing import ClassVar
 from dataset.config import SHARD_KEYS, DataSettings
 from modeling.configs import REPLACED_KEYS, Models
 from sampling.settings import SamplingOptions
+from train_generator.sample_fid import SampleFidSettings
 from training.config import ExperimentSettings, TrainingSettings
 from training.lr_schedule import CosineParams
 from training.optimizer import AdamWParams, OptimizerSettings
@@ -69,7 +70,7 @@ class CosineSchedule:
 
 
 @dataclass
-class GeneratorTraining(TrainingSettings):
+class GeneratorTraining(SampleFidSettings, TrainingSettings):
     """`training`"""
 
     per_gpu_batch_size: int = 128
@@ -80,6 +81,7 @@ class GeneratorTraining(TrainingSettings):
 
 @dataclass
 class ARConfig:
+    flags: ClassVar[dict[str, str]] = {"--compare": "training.compare"}
     replaced_keys: ClassVar[dict[str, str]] = {
         **SHARD_KEYS,
         "dataset.preprocessing": "crops are ADM's, at model.vq_model.image_size; see dataset.params.ten_crop",

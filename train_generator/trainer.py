@@ -11,8 +11,8 @@ from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
 from dataset.images import to_float
 from dataset.loader import describe_batches, micro_batch_loader
-from modeling.build import build_generator, code_layout
-from modeling.interfaces import Generator, GeneratorLoss, Progress
+from modeling.build import build_generator, code_layout, load_tokenizer
+from modeling.interfaces import Generator, GeneratorLoss, Progress, Tokenizer
 from modeling.layers.precision import full_float32
 from modeling.start import start_generator
 from sampling.noise import image_noise
@@ -20,6 +20,7 @@ from sampling.pipeline import keep_tokenizer
 from train_generator.config import ARConfig
 from train_generator.data import GeneratorData
 from train_generator.previews import Previews
+from train_generator.sample_fid import GUIDED, UNGUIDED, SampleFid
 from training.average import make_average
 from training.checkpoint import Checkpointer
 from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step
@@ -37,6 +38,7 @@ from utils.pretrained import find_pretrained_weights
 CURVES = (
     ("loss", "val_loss"),
     ("accuracy", "val_accuracy"),
+    (GUIDED, UNGUIDED),
     ("grad_norm",),
     ("lr",),
     ("images_per_second",),
@@ -102,6 +104,9 @@ class GeneratorTrainer:
             self._start_from_weights()
         self.previews = Previews(config, self.generator, self.accelerator, self.sharded, self.data.tokenizer_sha256)
         self._check_agreement()
+        self.sample_fid = SampleFid(
+            training, config.model.generator, self.generator, self._load_tokenizer, self.accelerator, self.sharded
+        )
 
         # The optimizer, and what the ranks share.
         if self.sharded:
@@ -137,7 +142,8 @@ class GeneratorTrainer:
                 validate=self.validate,
                 export=self.export,
                 curves=CURVES,
-                after_step=self._preview_if_due,
+                on_start=self._catch_up,
+                after_step=self._draw_if_due,
                 finish_log=self._finish_log,
             )
 
@@ -274,9 +280,21 @@ class GeneratorTrainer:
         logger.log(self.state.step, metrics)
         return metrics
 
-    def _preview_if_due(self, logger: Logger) -> None:
-        last = self.state.step == self.total_steps
-        self.previews.draw_if_due(self.state.inference_model, self.state.step, last, logger)
+    def _draw_if_due(self, logger: Logger) -> None:
+        step, model = self.state.step, self.state.inference_model
+        self.previews.draw_if_due(model, step, step == self.total_steps, logger)
+        if self.sample_fid.due(step, self.total_steps):
+            self.sample_fid.evaluate(model, step, logger)
+
+    def _catch_up(self, logger: Logger) -> None:
+        self.sample_fid.catch_up(self.state.inference_model, self.state.step, self.total_steps, logger)
+
+    def _load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the previews; ranks without previews load it."""
+        experiment, tokenizer = self.config.experiment, self.previews.tokenizer
+        if tokenizer is not None:
+            return tokenizer
+        return load_tokenizer(self.config.model.vq_model, experiment.tokenizer_checkpoint, self.accelerator.device)
 
     def export(self) -> None:
         """Write the weights, and the tokenizer beside them: the folder is all that sampling needs."""

@@ -99,6 +99,7 @@ class TokenizerTraining(TrainingSettings):
 
 @dataclass
 class TokenizerConfig:
+    flags: ClassVar[dict[str, str]] = {"--compare": "training.compare"}
     replaced_keys: ClassVar[dict[str, str]] = {
         **{f"losses.{key}": f"set model.vq_model.{key}" for key in TOKENIZER_LOSSES},
         "losses.perceptual_loss": "phases have perceptual_weight (ConvNeXt-S) and lpips_weight",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from training.average import AverageSettings
 from training.checkpoint import CheckpointSettings
+from training.compare import CompareSettings
 from training.distributed import ProcessSettings
 from training.guard import GuardSettings
 from training.logging import LogSettings, WandbSettings
@@ -19,5 +20,5 @@ class ExperimentSettings(EvalSettings, CheckpointSettings, LogSettings):
 
 
 @dataclass
-class TrainingSettings(WandbSettings, AverageSettings, GuardSettings, ProcessSettings, BatchSettings):
+class TrainingSettings(CompareSettings, WandbSettings, AverageSettings, GuardSettings, ProcessSettings, BatchSettings):
     """`training`"""

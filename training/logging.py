@@ -2,6 +2,8 @@
 
 import json
 import secrets
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from utils.config import option
 from utils.errors import UserError, first_line
@@ -42,10 +45,18 @@ class Logger:
     """
 
     def __init__(
-        self, output_dir: str | Path, config: dict[str, Any], *, use_wandb: bool, enabled: bool, first_step: int = 0
+        self,
+        output_dir: str | Path,
+        config: dict[str, Any],
+        *,
+        use_wandb: bool,
+        enabled: bool,
+        first_step: int = 0,
+        watch: Callable[[int, dict[str, float]], Iterable[str]] | None = None,
     ):
-        """first_step: > 0 resumes metrics.jsonl and the wandb run; 0 starts new ones and renames an old log."""
-        self.enabled = enabled
+        """first_step: > 0 resumes metrics.jsonl and the wandb run; 0 starts new ones and renames an old log.
+        watch: called with each step and its values; the lines that it returns are printed."""
+        self.enabled, self._watch = enabled, watch
         self._resumed = first_step > 0
         self._wandb = self._board = None
         if not enabled:
@@ -97,6 +108,8 @@ class Logger:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:  # a full disk must not end the training
             print(f"warning: {self.path} could not be written ({error})")
+        for line in self._watch(step, values) if self._watch else ():
+            tqdm.write(line, file=sys.stderr)
         self._send(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:

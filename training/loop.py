@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from training.checkpoint import Checkpointer
+from training.compare import CurveWatch, make_watch
 from training.distributed import require_agreement
 from training.guard import StepGuard
 from training.logging import Logger
@@ -81,12 +82,14 @@ def train(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         checkpointer.write_config(config)
+    watch = make_watch(config.training.compare)
     logger = Logger(
         output_dir,
         asdict(config),
         use_wandb=config.training.enable_wandb,
         enabled=accelerator.is_main_process,
         first_step=state.step,
+        watch=watch and watch.add,
     )
     per_step = images_per_step(config.training, accelerator.num_processes)
     stats = StepStats(latest=("lr", "epoch"))
@@ -102,7 +105,7 @@ def train(
         on_start(logger)
         if state.step >= total_steps:  # killed between the last checkpoint and the last validation
             validate(logger)
-            _plot(checkpointer, curves, experiment.name)
+            _plot(checkpointer, curves, experiment.name, watch)
         while state.step < total_steps:
             start = time.perf_counter()
             try:
@@ -143,10 +146,12 @@ def train(
             if stopping and not last:
                 break
             with stats.pause():
-                if due(experiment.eval_every) or milestone:
+                validating = due(experiment.eval_every) or milestone
+                if validating:
                     bar.set_postfix({name: f"{value:.4g}" for name, value in validate(logger).items()})
-                    _plot(checkpointer, curves, experiment.name)
                 after_step(logger)
+                if validating:  # last: the curves show what the step has logged
+                    _plot(checkpointer, curves, experiment.name, watch)
         if state.step >= total_steps:
             export()
         logger.close()
@@ -157,9 +162,12 @@ def train(
         sys.exit(stop.exit_code)
 
 
-def _plot(checkpointer: Checkpointer, curves: tuple[tuple[str, ...], ...], title: str) -> None:
+def _plot(
+    checkpointer: Checkpointer, curves: tuple[tuple[str, ...], ...], title: str, watch: CurveWatch | None
+) -> None:
     if checkpointer.accelerator.is_main_process:
         try:
-            plot_curves(checkpointer.output_dir, curves, checkpointer.output_dir / "curves.png", title)
+            folder, limits = checkpointer.output_dir, watch and watch.reference.limits
+            plot_curves(folder, curves, folder / "curves.png", title, limits)
         except OSError as error:  # a full disk; saving has warned about it
             tqdm.write(f"warning: no plot of the curves ({error})", file=sys.stderr)

@@ -21,6 +21,7 @@ from utils.errors import UserError, first_line, nearest
 from utils.limits import broken_limit, describe_limits
 from utils.yaml_files import parse_yaml, read_yaml, resolve_path
 
+COMMAND_LINE = "the command line"  # as a source of values
 HELP_COLUMN = 44  # where `--help` starts its comments
 
 
@@ -83,25 +84,31 @@ def compose(schema_class: type, given: DictConfig, overrides: Sequence[str], sou
     except OmegaConfBaseException as error:
         raise _explain(error, schema, source) from error
     if unset:
-        raise UserError(f"no value for {', '.join(unset)}: set it in {source} or on the command line")
+        where = "" if source == COMMAND_LINE else f"in {source} or "
+        raise UserError(f"no value for {', '.join(unset)}: set it {where}on the command line")
     check_limits(config)
     _resolve_paths(config, given, source)
     return config
 
 
-def load_config(schema_class: type, description: str, argv: Sequence[str] | None = None) -> Any:
+def load_config(schema_class: type, description: str, argv: Sequence[str] | None = None, from_file: bool = True) -> Any:
     """Read a script's command line: `config=FILE` and `dotted.key=value` overrides.
 
+    from_file: False for a program whose settings are all on the command line; `config` is a key like any other then.
+
     Returns an instance of `schema_class`. Its class attribute `replaced_keys`, if it has one, says for keys of
-    published configurations what takes their place. `--help` prints every key with its value and explanation.
+    published configurations what takes their place; `flags` says which key `--flag VALUE` sets. `--help` prints every
+    key with its value and explanation.
     Raises UserError with one line for anything wrong.
     """
     argv = sys.argv[1:] if argv is None else argv
     wants_help = bool({"-h", "--help"} & set(argv))
-    path, overrides = None, []
-    for item in argv:
+    path, overrides, flags = None, [], getattr(schema_class, "flags", {})
+    for item in (rest := iter(argv)):
+        if (flag := item.partition("=")[0]) in flags:
+            item = f"{flags[flag]}={item.partition('=')[2] if '=' in item else next(rest, '')}"
         key, equals, value = item.partition("=")
-        if key == "config":
+        if key == "config" and from_file:
             path = value
         elif equals and key and not key.startswith("-"):
             overrides.append(item)
@@ -109,9 +116,11 @@ def load_config(schema_class: type, description: str, argv: Sequence[str] | None
             raise UserError(f"cannot read the argument '{item}': expected config=FILE or dotted.key=value")
     if wants_help:
         given = read_yaml(path) if path else OmegaConf.create()
-        print(f"{description}\n\nusage: config=FILE.yaml [dotted.key=value ...]\n")
+        print(f"{description}\n\nusage: {'config=FILE.yaml ' * from_file}[dotted.key=value ...]\n")
         print("\n".join(help_lines(OmegaConf.merge(_schema(schema_class, given, overrides), given))))
         sys.exit(0)
+    if not from_file:
+        return OmegaConf.to_object(compose(schema_class, OmegaConf.create(), overrides, COMMAND_LINE))
     if path is None:
         raise UserError("no configuration: start with config=FILE, for instance config=configs/alitok_b.yaml")
     return OmegaConf.to_object(compose(schema_class, read_yaml(path), overrides, path))
@@ -220,7 +229,7 @@ def _override(config: DictConfig, item: str, schema: DictConfig) -> None:
             raise UserError(f"'{item}' would empty a whole section; set its keys one by one")
         OmegaConf.update(config, key, parsed, merge=True)
     except OmegaConfBaseException as error:
-        raise _explain(error, schema, "the command line") from error
+        raise _explain(error, schema, COMMAND_LINE) from error
     except (yaml.YAMLError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"cannot read the override '{item}' ({first_line(error)})") from error
 

@@ -51,21 +51,6 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
             for split in ("train", "val")
         ),
         job(
-            "autoregressive model",
-            """train_ar.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
-               experiment.output_dir={out}/ar
-               dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val""",
-            outputs="{out}/ar",
-            inputs="{configs}/ar.yaml {out}/cache_train/metadata.json {out}/cache_val/metadata.json",
-        ),
-        job(
-            "samples",
-            """sample_imagenet.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
-               experiment.output_dir={out}/samples experiment.generator_checkpoint={out}/ar/{weights}""",
-            outputs="{out}/samples {out}/samples.npz",
-            inputs="{configs}/ar.yaml {out}/ar/{weights} {stage2}/{weights}",
-        ),
-        job(
             "independent classifier, trained on the training split",
             """-m evaluation.train_classifier --data_path {data} --img_size 32
                --output {out}/classifier.safetensors --epochs 1.5""",
@@ -75,6 +60,24 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
             "reference images of the validation split",
             "-m evaluation.make_reference --data_path {data} --split val --img_size 32 --output {out}/reference.npz",
             outputs="{out}/reference.npz",
+        ),
+        job(
+            "autoregressive model",
+            """train_ar.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
+               experiment.output_dir={out}/ar
+               dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val
+               training.eval_fid_reference={out}/reference.npz
+               training.eval_fid_classifier={out}/classifier.safetensors""",
+            outputs="{out}/ar",
+            inputs="""{configs}/ar.yaml {out}/cache_train/metadata.json {out}/cache_val/metadata.json
+                      {out}/reference.npz {out}/classifier.safetensors""",
+        ),
+        job(
+            "samples",
+            """sample_imagenet.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
+               experiment.output_dir={out}/samples experiment.generator_checkpoint={out}/ar/{weights}""",
+            outputs="{out}/samples {out}/samples.npz",
+            inputs="{configs}/ar.yaml {out}/ar/{weights} {stage2}/{weights}",
         ),
         job(
             "evaluation",

@@ -63,7 +63,7 @@ def main() -> None:
     evaluation = SampleEvaluation(
         args.reference, args.samples, args.metrics and tuple(args.metrics.split(",")), args.array
     )
-    if evaluation.labels is not None and not args.classifier:
+    if any(metric.needs_labels for metric in evaluation.metrics) and not args.classifier:
         raise UserError("--metrics agreement needs --classifier: Inception does not know the data's classes")
     state = init_process(args.device)
     with output_file(args.json if state.is_main_process else None, "--json", NUMBERS):
@@ -71,6 +71,7 @@ def main() -> None:
         values = evaluation.run(extractor, args.batch_size, args.bootstrap)
         if values is None:
             return
+        print(f"reference {evaluation.reference.describe()}")
         print(report_lines(values), flush=True)  # first: the file may fail
         if args.json:
             write_json(args.json, {"features": extractor.name, **values})

@@ -26,7 +26,7 @@ def test_only_chosen_metrics_are_computed(files, extractor):
 def test_a_mistyped_array_is_named(files, tmp_path):
     np.savez(tmp_path / "s.npz", images=next(NpzImages(files / "samples.npz").batches(140)))
     evaluation = SampleEvaluation(files / "reference.npz", tmp_path / "s.npz", ("fid",), "images")
-    assert (evaluation.samples.array, evaluation.reference.array) == ("images", "arr_0")
+    assert (evaluation.samples.array, evaluation.reference.images.array) == ("images", "arr_0")
     with pytest.raises(UserError, match=r"--array: no array 'imgaes' \(.*reference.npz has arr_0; .*s.npz has images"):
         SampleEvaluation(files / "reference.npz", tmp_path / "s.npz", ("fid",), "imgaes")
 

@@ -133,8 +133,9 @@ class RARGenerator(nn.Module):
         """The blocks at the positions after those in the cache."""
         inputs, condition = cache.position_inputs() if x.shape[1] == 1 else None, None
         if inputs is None:
-            inputs = (cache.start_run(x.shape[1]),)
-            condition = self.condition(class_ids, cache.length, cache.length + inputs[0].shape[2])
+            start, end = cache.length, cache.length + x.shape[1]
+            inputs = (cache.start_run(end - 1),)
+            condition = self.condition(class_ids, start, cache.run.stop)
         for block, layer, kept in zip(self.blocks, cache.layers, *inputs, strict=True):
             x = block(x, condition, layer, kept)
         cache.advance(x.shape[1])

@@ -25,7 +25,7 @@ from utils.output_file import PNG, output_file
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
-SETTINGS += ("num_steps", "guidance_decay")
+SETTINGS += ("soft_guidance", "num_steps", "guidance_decay")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--guidance_scale", type=number(float), help="default: that of the configuration; 0: no guidance")
     add("--guidance_scale_pow", type=number(float, min=0), help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
+    add("--soft_guidance", action="store_true", default=None, help="SoftCFG, for autoregressive generators")
     add("--temperature", type=number(float, min=0), help="0: the most likely code; default: that of the configuration")
     add("--top_k", type=at_least(1), help="default: all codes")
     add("--top_p", type=number(float, above=0, max=1), help="default: all codes")

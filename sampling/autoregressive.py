@@ -11,6 +11,7 @@ from sampling.cpu import compile_step, pack_linears
 from sampling.decoding import DECODERS, check_batch, check_kept
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
+from sampling.soft_guidance import SoftGuidance
 
 # Not cuDNN's attention, which compiles a kernel for every number of cached positions.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -151,6 +152,11 @@ class _Batch:
             self.class_ids = torch.cat([self.class_ids, torch.full_like(self.class_ids, generator.num_classes)])
         self.codes = torch.full((rows, decoder.num_codes), -1, device=device)
         self.cache = generator.new_cache(self.class_ids)
+        self.soft = None
+        if decoder.scales and decoder.settings.soft_guidance:
+            positions = self.cache.keys.shape[3]
+            self.soft = SoftGuidance(rows, decoder.num_codes, generator.num_special, positions, device)
+            self.cache.value_weights = self.soft.value_weights
 
     def fill(self, class_ids: Tensor, noise: Tensor, first: Tensor | None = None) -> None:
         """Start another batch in the same buffers, because recorded graphs refer to them.
@@ -171,7 +177,13 @@ class _Batch:
         """Fill the cache with codes (B, n) and what precedes them, in one pass."""
         codes = torch.cat([codes, codes]) if self.decoder.scales else codes
         with torch.compiler.set_stance("force_eager"):  # not compiled again for every number of codes
-            self.decoder.forward(codes, self.class_ids, self.cache)
+            logits = self.decoder.forward(codes, self.class_ids, self.cache)
+            if self.soft:  # again, because what the unconditional rows compute depends on all confidences
+                self.soft.add(slice(0, logits.shape[1]), logits[: self.rows].float())
+                self.cache.value_weights = self.soft.weights_of_queries(self.cache.length)
+                self.cache.length = 0
+                self.decoder.forward(codes, self.class_ids, self.cache)
+                self.cache.value_weights = self.soft.value_weights
 
     @sdpa_kernel(ATTENTION)
     def draw(self, position: int) -> None:
@@ -179,9 +191,13 @@ class _Batch:
         settings, scales = self.decoder.settings, self.decoder.scales
         last = self.codes[:, max(position - 1, 0) : position]  # (rows, 0) at first
         last = torch.cat([last, last]) if scales else last
+        if self.soft:
+            self.soft.weigh(position)
         logits = self.decoder.forward(last, self.class_ids, self.cache)[:, -1].float()
         if scales:
             conditional, unconditional = logits.split(self.rows)
+            if self.soft:
+                self.soft.add(slice(position, position + 1), conditional[:, None])
             logits = unconditional + scales[position] * (conditional - unconditional)
         if settings.temperature == 0:
             self.codes[:, position] = logits.argmax(-1)

@@ -45,7 +45,10 @@ def test_pretending_finds_mistakes():
     assert not torch.is_autocast_enabled("cuda")
 
 
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}, {"soft_guidance": True}],
+)
 def test_decoding_can_be_recorded(changes):
     """A CUDA graph reads nothing from the host and waits for nothing."""
     model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model

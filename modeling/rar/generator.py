@@ -30,6 +30,7 @@ class RARGenerator(nn.Module):
     """
 
     decoding = "autoregressive"
+    num_special = NUM_SPECIAL
     loss_unit = "nats per code"
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("adaln_before_head", "lm_head")

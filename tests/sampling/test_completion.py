@@ -20,6 +20,7 @@ T = toy.NUM_CODES
 CLASSES = torch.tensor([0, 3, 1])
 SETTINGS = SamplingSettings(4.0, 1.0)
 MASKED_SETTINGS = MaskedSettings(4, 3.0, temperature=1.0)
+SOFT_SETTINGS = SamplingSettings(4.0, 1.0, soft_guidance=True)
 GENERATORS = {
     "raster": toy.generator,
     "reversed": lambda: toy.generator(code_order="reversed"),
@@ -40,9 +41,9 @@ def some_codes(rows: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("options", [{}, {"fixed_rows": 5}])
-@pytest.mark.parametrize("scale", [0.0, 4.0])
-def test_an_image_is_completed_from_its_own_first_codes(name, options, scale):
-    decoder = AutoregressiveDecoder(GENERATORS[name](), SamplingSettings(scale), **options)
+@pytest.mark.parametrize("settings", [SamplingSettings(0.0), SETTINGS, SOFT_SETTINGS])
+def test_an_image_is_completed_from_its_own_first_codes(name, options, settings):
+    decoder = AutoregressiveDecoder(GENERATORS[name](), settings, **options)
     noise = image_noise(3, range(3), T)
     drawn = decoder(CLASSES, noise)
     for count in range(T + 1):
@@ -53,7 +54,7 @@ def test_an_image_is_completed_from_its_own_first_codes(name, options, scale):
 def test_rars_modulations_fit_after_kept_codes(monkeypatch, run_bytes):
     """Whether a run of modulations has room for one position or for three."""
     monkeypatch.setattr(rar_cache, "MODULATION_BYTES", run_bytes)
-    test_an_image_is_completed_from_its_own_first_codes("rar", {}, 4.0)
+    test_an_image_is_completed_from_its_own_first_codes("rar", {}, SOFT_SETTINGS)
 
 
 @torch.no_grad()
@@ -91,13 +92,18 @@ def test_a_completion_is_streamed():
 
 
 @pytest.mark.parametrize(
-    ("name", "compile"), [("raster", False), ("rar", False), pytest.param("raster", True, marks=pytest.mark.slow)]
+    ("name", "settings", "compile"),
+    [
+        ("raster", SETTINGS, False),
+        ("rar", SOFT_SETTINGS, False),
+        pytest.param("raster", SOFT_SETTINGS, True, marks=pytest.mark.slow),
+    ],
 )
-def test_the_fast_cpu_path_completes_the_same(name, compile):
-    plain = AutoregressiveDecoder(GENERATORS[name](), SETTINGS)
+def test_the_fast_cpu_path_completes_the_same(name, settings, compile):
+    plain = AutoregressiveDecoder(GENERATORS[name](), settings)
     model = GENERATORS[name]().requires_grad_(False)
-    forward = AutoregressiveDecoder.prepare(model, SETTINGS, 4, compile)
-    fast = AutoregressiveDecoder(model, SETTINGS, fixed_rows=4, forward=forward)
+    forward = AutoregressiveDecoder.prepare(model, settings, 4, compile)
+    fast = AutoregressiveDecoder(model, settings, fixed_rows=4, forward=forward)
     noise = image_noise(3, range(3), T)
     for count in (0, 1, 5, T):
         kept = first_kept(plain, some_codes(3), count)

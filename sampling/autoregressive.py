@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
+from sampling.completion import check_kept
 from sampling.cpu import compile_step, pack_linears
-from sampling.decoding import DECODERS, check_batch, check_kept
+from sampling.decoding import DECODERS, check_batch
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
 from sampling.soft_guidance import SoftGuidance

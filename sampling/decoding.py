@@ -75,15 +75,6 @@ def check_batch(generator: Generator, class_ids: Tensor, fixed_rows: int | None)
         raise ValueError(f"{len(class_ids)} images in a batch, but there is room for {fixed_rows}")
 
 
-def check_kept(generator: Generator, class_ids: Tensor, kept: Tensor) -> None:
-    """Raise ValueError unless `kept` has the shape (B, T) and codes of the codebook, or -1."""
-    shape, size = (len(class_ids), generator.layout.num_codes), generator.layout.codebook_size
-    if kept.shape != shape:
-        raise ValueError(f"kept codes have the shape {tuple(kept.shape)}, not {shape}")
-    if not -1 <= int(kept.min()) <= int(kept.max()) < size:
-        raise ValueError(f"kept codes are in [{int(kept.min())}, {int(kept.max())}], not in [0, {size}) or -1")
-
-
 def decoder_settings(generator_config: Any, decoding: str, **changes: Any) -> DecoderSettings:
     """Settings of a way of decoding from `model.generator` and changes. Raises UserError."""
     settings_class = DECODERS.settings_class(decoding)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from modeling.interfaces import MaskedGenerator
+from sampling.completion import check_kept
 from sampling.cpu import pack_linears
-from sampling.decoding import DECODERS, check_batch, check_kept
+from sampling.decoding import DECODERS, check_batch
 from sampling.noise import draw, gumbel
 
 DECAYS = ("constant", "linear", "power-cosine")

@@ -29,6 +29,7 @@ from modeling.build import cast_parameters, code_layout, load_generator, load_to
 from modeling.configs import read_models_config
 from modeling.interfaces import GENERATORS, Generator, Tokenizer
 from modeling.layers.precision import PRECISIONS, autocast, default_precision, full_float32
+from sampling.completion import keep_codes, one_row_each
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
@@ -213,8 +214,7 @@ class Pipeline:
         `keep_codes`. Raises UserError for classes out of range.
         """
         image_ids = range(len(class_ids)) if image_ids is None else image_ids
-        kept = _one_row_each(kept, len(class_ids))
-        images = []
+        kept, images = one_row_each(kept, len(class_ids)), []
         for start in range(0, len(class_ids), self.batch_size):
             part = slice(start, start + self.batch_size)
             codes = self.generate_codes(class_ids[part], image_ids[part], seed, None if kept is None else kept[part])
@@ -231,9 +231,8 @@ class Pipeline:
     ) -> Tensor:
         """Keep some codes of each image and draw the others: images (n, 3, H, W) in [0, 1].
 
-        images_or_codes, keep: see `keep_codes`; one image serves for all classes. The other arguments are those of
-        `generate`. The first codes of a drawn image, with its seed, number and class, give the image back if the
-        generator draws code after code.
+        images_or_codes, keep: see `keep_codes`; one image serves for all classes. Others: see `generate`. A drawn
+        image's first codes, with its seed, number and class, give it back if codes are drawn one after another.
         """
         return self.generate(class_ids, image_ids, seed, self.keep_codes(images_or_codes, keep))
 
@@ -243,23 +242,15 @@ class Pipeline:
         """The codes that a completion keeps and -1 elsewhere, (n, T) int64, for `generate` and `stream`.
 
         images_or_codes: images (n, 3, H, W) in [0, 1] of the tokenizer's size, or codes (n, T) int64.
-        keep: how many of the codes that are drawn first, or the places of the codes, as a masked generator can keep
-        codes anywhere. AliTok and RAR draw from the first code on: prefix codes and then rows from the top, AliTok
-        with `code_order: reversed` from the last code on. Raises UserError for images and numbers that do not fit.
+        keep: how many of the codes that are drawn first (docs/sampling.md), or their places: a masked generator can
+        keep codes anywhere. Raises UserError for images and numbers that do not fit.
         """
-        codes = images_or_codes.to(self.device)
-        size, total = self.tokenizer.image_size, self.generator.layout.num_codes
+        codes, size = images_or_codes.to(self.device), self.tokenizer.image_size
         if codes.is_floating_point():
             if codes.shape[1:] != (3, size, size):
                 raise UserError(f"images to complete have the shape {tuple(codes.shape)}, not (n, 3, {size}, {size})")
             codes = self.tokenizer.encode(codes)
-        if isinstance(keep, int):
-            if not 0 <= keep <= total:
-                raise UserError(f"{keep} codes cannot be kept: an image has {total}")
-            keep = self.decoder.order[:keep].tolist()
-        kept = torch.full_like(codes, -1)
-        kept[:, keep] = codes[:, keep]
-        return kept
+        return keep_codes(codes, keep, self.decoder.order)
 
     def stream(
         self,
@@ -275,7 +266,7 @@ class Pipeline:
         kept: codes that stay, see `keep_codes`; the stages are then those of the others.
         """
         noise, stage = self._noise(class_ids, image_ids, seed), 0
-        kept = _one_row_each(kept, len(class_ids))
+        kept = one_row_each(kept, len(class_ids))
         for stage, codes in enumerate(self.decoder.stream(torch.tensor(class_ids, device=self.device), noise, kept), 1):
             if stage % every == 0:
                 yield self.decode(fill_undrawn(codes))
@@ -287,15 +278,6 @@ class Pipeline:
         other = copy.copy(self)
         other._use_settings(replace(self.settings, **changes))
         return other
-
-
-def _one_row_each(kept: Tensor | None, count: int) -> Tensor | None:
-    """Kept codes (1, T) or (count, T) -> (count, T). Raises UserError for another number of rows."""
-    if kept is None or len(kept) == count:
-        return kept
-    if len(kept) != 1:
-        raise UserError(f"{len(kept)} images to complete for {count} classes")
-    return kept.expand(count, -1)
 
 
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:

@@ -167,6 +167,7 @@ def test_pipelines_complete_images_and_codes(pretrained):
     assert torch.equal(pipeline.keep_codes(codes, [1, 6]) >= 0, torch.isin(torch.arange(T), torch.tensor([1, 6]))[None])
     for arguments, message in (
         ((codes, T + 1, [0]), f"{T + 1} codes cannot be kept: an image has {T}"),
+        ((codes, [1, T], [0]), f"the places of kept codes must be in .0, {T}., not .1, {T}."),
         ((images[..., :-1], 1, [0]), "images to complete have the shape"),
         ((drawn[:2], 1, [0, 1, 2]), "2 images to complete for 3 classes"),
     ):

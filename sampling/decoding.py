@@ -35,6 +35,7 @@ class Decoder(Protocol):
     """Draws codes batch after batch with one generator and one set of settings."""
 
     noise_shape: tuple[int, ...]  # uniform numbers that each image needs
+    order: Tensor  # (T,) int64: the places of the codes, those that are drawn first come first
 
     def __init__(
         self,
@@ -56,10 +57,14 @@ class Decoder(Protocol):
         Returns a function with the generator's own arguments and result.
         """
 
-    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
-        """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64."""
+    def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
+        """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64.
 
-    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        kept: (B, T) int64, codes that stay, and -1 where one is drawn; None: all are drawn. Raises ValueError for
+        codes out of range, and if codes at these places cannot be kept.
+        """
+
+    def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
 
 

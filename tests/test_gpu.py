@@ -3,6 +3,8 @@
 CUDA_VISIBLE_DEVICES=0,1 python -m pytest tests/test_gpu.py
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from tests.support.decoding import draw_codes
 from tests.support.paths import ROOT
 from tests.support.resuming import interrupted
 from tests.support.toy.maskgit import masked_generator
+from tests.support.toy.rar import rar_generator
 from tests.support.trainings import generator_trainer, train_step
 from train_generator.config import ARConfig
 from train_generator.trainer import GeneratorTrainer, parameter_groups
@@ -48,6 +51,24 @@ def test_graphs_draw_what_the_cpu_draws(compile):
     for classes in ([0, 1, 2, 3], [3, 1], [2, 2, 0, 1]):  # recorded, replayed with fewer rows, and again
         codes = drawn.generate_codes(classes).cpu()
         assert (codes == expected_codes(classes)).float().mean() > 0.95  # rounding changes a draw at a boundary
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("build", [toy.generator, rar_generator])
+def test_soft_guidance_and_completion_draw_what_the_cpu_draws(build, compile):
+    """Kept codes enter the cache outside the recorded work, which then draws the others."""
+    soft, classes, kept = replace(SETTINGS, soft_guidance=True), [0, 1, 2, 3], torch.full((4, toy.NUM_CODES), -1)
+    models = (model.to(DEVICE).requires_grad_(False) for model in (toy.tokenizer(init_std=0.3), build()))
+    drawn = Pipeline(*models, soft, precision="fp32", batch_size=4, compile=compile)
+    noise = image_noise(0, range(4), toy.NUM_CODES)
+    expected = draw_codes(build(), torch.tensor(classes), noise, soft)
+    assert (drawn.generate_codes(classes).cpu() == expected).float().mean() > 0.95
+    for count in (1, 4, 2):
+        kept[:] = -1
+        kept[:, :count] = expected[:, :count]
+        completed = drawn.generate_codes(classes, kept=kept).cpu()
+        assert torch.equal(completed[:, :count], expected[:, :count])
+        assert (completed == expected).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("compile", [False, True])

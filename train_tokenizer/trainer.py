@@ -33,7 +33,7 @@ from utils.weights import read_state_dict
 
 CURVES = (
     ("loss", "reconstruction"),
-    ("perceptual", "lpips"),
+    ("perceptual", "lpips", "prefix_perceptual", "prefix_lpips"),
     ("prefix", "quantizer"),
     ("adversarial", "discriminator"),
     ("val_psnr",),

@@ -138,6 +138,7 @@ class Progress(NamedTuple):
 class GeneratorLoss(NamedTuple):
     value: Tensor  # scalar, in the generator's `loss_unit`
     accuracy: Tensor  # scalar: top-1 accuracy over the predicted codes
+    hits: Tensor  # (B, T) in the tokenizer's order: 1 where the first guess is right, 0 where not, NaN where no guess
     log: dict[str, Tensor] = {}  # more scalars for the log
 
 

@@ -13,7 +13,9 @@ class DecoderConfig(TransformerConfig):
     num_layers: int = 24
     num_heads: int = 16
     causal: bool = option(False, "true for stage 1: a code can only explain what comes after it")
-    num_learned_tokens: int = option(32, "class token of stage 1 (1), buffer tokens of stage 2 (32; version 3: 64)", min=1)
+    num_learned_tokens: int = option(
+        32, "class token of stage 1 (1), buffer tokens of stage 2 (released: 32, version 3: 64)", min=1
+    )
     prefix_head: bool = option(False, "true for stage 1: draw the first row of patches from the prefix codes too")
 
 

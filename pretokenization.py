@@ -10,12 +10,13 @@ from pathlib import Path
 
 from dataset.crops import NUM_VIEWS
 from dataset.images import list_images
-from dataset.token_cache.check import check_against_images, check_content
+from dataset.token_cache.check import check_against_images, check_content, draw_positions
 from dataset.token_cache.encode import EncodeSettings, pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
-from dataset.token_cache.reader import open_token_cache
+from dataset.token_cache.reader import TokenCache, open_token_cache
 from modeling.build import code_layout, load_tokenizer
 from modeling.configs import read_tokenizer_config
+from modeling.interfaces import CodeLayout
 from modeling.layers.precision import PRECISIONS, default_precision
 from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
@@ -58,8 +59,8 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
     add("--skip_bad", "leave out files that cannot be decoded, and list them in the metadata", action="store_true")
     add(
         "--check",
-        "check this cache: hashes, statistics of the codes, some codes against a float32 encoding, and some images"
-        " drawn into check.png; images and tokenizer are those in its metadata, unless given",
+        "check this cache: hashes, statistics of the codes (by position in positions.png), some codes against a float32"
+        " encoding, and some images drawn into check.png; images and tokenizer are those in its metadata, unless given",
         type=file_path,
         metavar="CACHE",
     )
@@ -117,15 +118,25 @@ def _has_config(source: Path) -> bool:
         return False
 
 
+def _layout(cache: TokenCache, tokenizer_config: Path) -> CodeLayout:
+    """Where the cached codes are in the image; on a line if no configuration tells it."""
+    if tokenizer_config != Path() and _has_config(tokenizer_config):
+        layout = code_layout(read_tokenizer_config(tokenizer_config))
+        if layout.num_codes == cache.num_codes:
+            return layout
+    return CodeLayout(cache.metadata.codebook_size, cache.num_codes)
+
+
 def check(args: argparse.Namespace) -> None:
     cache = open_token_cache(args.check)
     metadata = cache.metadata
     if metadata is None:
         hint = "convert it first (python -m dataset.token_cache.convert --help)"
         raise UserError(f"{args.check} has no metadata.json: {hint}")
-    check_content(cache)
+    positions = check_content(cache)
     data = Path(args.data_path or metadata.data_path)
     config = Path(args.tokenizer_config or metadata.tokenizer_config)
+    draw_positions(positions, _layout(cache, config), cache.path / "positions.png")
     checkpoint = Path(args.tokenizer_checkpoint or metadata.tokenizer_checkpoint)
     sources = {
         "--data_path": (data, Path.exists),

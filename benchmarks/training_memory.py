@@ -38,7 +38,11 @@ class AliveTensors(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
                 storage = tensor.untyped_storage()
                 self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                self.made(storage.nbytes())
         return result
+
+    def made(self, size: int) -> None:
+        """Called with the bytes of each new storage."""
 
     def alive(self) -> int:
         self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
@@ -107,10 +111,12 @@ def count_memory(config: ARConfig, batch_size: int) -> StepMemory:
 
 
 def count_forward(generator: torch.nn.Module, codes: Tensor, class_ids: Tensor, *, average: bool) -> StepMemory:
-    """Run the forward pass of a batch and count. generator: an AliTokGenerator in training mode."""
+    """Run the forward pass of a batch and count. generator: in training mode; an AliTokGenerator to count
+    `use_checkpoint`."""
     weights = sum(p.numel() for p in generator.parameters())
+    noise = torch.zeros(len(codes), generator.loss_noise, dtype=torch.float64, device=codes.device)
     with AliveTensors() as tensors:
-        result = generator.loss(codes, class_ids)
+        result = generator.loss(codes, class_ids, None, noise)
         kept = tensors.alive()
     del result
     backward = 2 * codes.numel() * generator.layout.codebook_size * 4  # of the log-softmax's output and of its input

@@ -5,7 +5,7 @@ its models; token cache, trainings, sampling and evaluation use the interfaces b
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -82,12 +82,20 @@ class LossTerm(NamedTuple):
     weight: float
 
 
+class PerceptualPicture(NamedTuple):
+    """Another reconstruction of the images, for the phase's perceptual losses only."""
+
+    picture: Tensor  # (B, 3, H, W) in [0, 1]
+    weight: float  # times the phase's weight of each loss
+
+
 @dataclass
 class TokenizerOutput:
     """What one training pass through a tokenizer gives."""
 
     losses: dict[str, LossTerm]  # the tokenizer's own losses by name
     reconstruction: Tensor | None = None  # (B, 3, H, W), for perceptual and adversarial losses; None without pixels
+    perceptual_pictures: dict[str, PerceptualPicture] = field(default_factory=dict)  # by name
 
 
 class TrainableTokenizer(Tokenizer, Protocol):
@@ -130,6 +138,7 @@ class Progress(NamedTuple):
 class GeneratorLoss(NamedTuple):
     value: Tensor  # scalar, in the generator's `loss_unit`
     accuracy: Tensor  # scalar: top-1 accuracy over the predicted codes
+    hits: Tensor  # (B, T) in the tokenizer's order: 1 where the first guess is right, 0 where not, NaN where no guess
     log: dict[str, Tensor] = {}  # more scalars for the log
 
 

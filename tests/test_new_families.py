@@ -148,8 +148,10 @@ class MaskedGenerator(nn.Module):
         ratio = 0.5 if progress is None else 1 - 0.5 * progress.step / progress.total_steps
         masked = (noise < ratio) | (noise == noise.amin(1, keepdim=True))
         logits = self(codes.masked_fill(masked, self.layout.codebook_size), class_ids)[masked].float()
-        accuracy = (logits.argmax(-1) == codes[masked]).float().mean()
-        return GeneratorLoss(F.cross_entropy(logits, codes[masked]), accuracy, {"masked_share": masked.float().mean()})
+        hits = torch.full(codes.shape, torch.nan)
+        hits[masked] = (logits.argmax(-1) == codes[masked]).float()
+        log = {"masked_share": masked.float().mean()}
+        return GeneratorLoss(F.cross_entropy(logits, codes[masked]), hits.nanmean(), hits, log)
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         return parameter.ndim == 2

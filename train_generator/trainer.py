@@ -11,6 +11,7 @@ from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
 from dataset.images import to_float
 from dataset.loader import describe_batches, micro_batch_loader
+from dataset.position_pictures import PositionValues, position_picture
 from modeling.build import build_generator, code_layout, load_tokenizer
 from modeling.interfaces import Generator, GeneratorLoss, Progress, Tokenizer
 from modeling.layers.precision import full_float32
@@ -255,7 +256,7 @@ class GeneratorTrainer:
 
     @torch.no_grad()
     def validate(self, logger: Logger) -> dict[str, float]:
-        """Loss and accuracy over the first view of every held-out image."""
+        """Loss and accuracy over the first view of every held-out image; draws the accuracy by position."""
         data, world = self.data.validation, self.accelerator.num_processes
         if data is None:
             return {}
@@ -263,6 +264,7 @@ class GeneratorTrainer:
         batch_size = self.config.training.per_gpu_batch_size
         mine = np.arange(self.accelerator.process_index, len(data), world)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
+        by_position = torch.zeros(2, model.layout.num_codes, dtype=torch.float64, device=device)  # right, asked
         longest = -(-len(data) // world)
         for start in range(0, longest, batch_size):  # equally often on each rank: all gather sharded weights
             chosen = mine[start : start + batch_size]
@@ -275,9 +277,17 @@ class GeneratorTrainer:
                 loss = model.loss(batch.codes, batch.class_ids, None, noise)
             n = len(chosen)
             sums += torch.stack([loss.value.double() * n, loss.accuracy.double() * n, torch.tensor(n, device=device)])
+            hits = loss.hits[:n].double()
+            by_position += torch.stack([hits.nansum(0), (~hits.isnan()).sum(0)])
         total, accuracy, count = self.accelerator.reduce(sums).tolist()
+        right, asked = self.accelerator.reduce(by_position).cpu().numpy()
         metrics = {"val_loss": total / count, "val_accuracy": accuracy / count}
         logger.log(self.state.step, metrics)
+        if self.accelerator.is_main_process:
+            accuracies = np.divide(100 * right, asked, out=np.full_like(right, np.nan), where=asked > 0)
+            panel = PositionValues(f"top-1 accuracy, %, step {self.state.step}", accuracies)
+            picture = position_picture([panel], model.layout)
+            logger.image(self.state.step, "accuracy_by_position", picture, "accuracy_by_position.png")
         return metrics
 
     def _draw_if_due(self, logger: Logger) -> None:

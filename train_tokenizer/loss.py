@@ -6,7 +6,7 @@ from torch import Tensor, device, nn
 
 from modeling.frozen.imagenet_classifiers import load_classifier
 from modeling.frozen.lpips import LPIPS, VGG16
-from modeling.interfaces import LossTerm, TokenizerOutput
+from modeling.interfaces import LossTerm, PerceptualPicture, TokenizerOutput
 from modeling.layers.precision import at_least_float32
 from train_tokenizer.losses import LogitLoss, hinge_generator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
@@ -59,22 +59,32 @@ class TokenizerLoss:
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None
     ) -> dict[str, Tensor]:
         """ "loss", the weighted sum, and its terms by name, before their weights. images: (B, 3, H, W)."""
-        terms = output.losses | self._on_pixels(images, output.reconstruction, phase, discriminator)
+        terms = output.losses | self._on_pixels(images, output, phase, discriminator)
         total = sum(term.weight * term.value for term in terms.values())
         return {"loss": total, **{name: term.value for name, term in terms.items()}}
 
     def _on_pixels(
-        self, images: Tensor, reconstruction: Tensor | None, phase: Phase, discriminator: nn.Module | None
+        self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None
     ) -> dict[str, LossTerm]:
         terms: dict[str, LossTerm] = {}
+        reconstruction = output.reconstruction
         if reconstruction is None and (phase.perceptual_weight or phase.lpips_weight or phase.gan):
             raise UserError(f"phase '{phase.name}' asks for losses on pixels, but this tokenizer's training makes none")
-        if phase.perceptual_weight:
-            terms["perceptual"] = LossTerm(self.logit_loss(images, reconstruction), phase.perceptual_weight)
-        if phase.lpips_weight:
-            terms["lpips"] = LossTerm(self.lpips(images, reconstruction).mean(), phase.lpips_weight)
+        for name, (picture, weight) in self._perceptual_pictures(output).items():
+            if phase.perceptual_weight:
+                value = self.logit_loss(images, picture)
+                terms[f"{name}perceptual"] = LossTerm(value, weight * phase.perceptual_weight)
+            if phase.lpips_weight:
+                value = self.lpips(images, picture).mean()
+                terms[f"{name}lpips"] = LossTerm(value, weight * phase.lpips_weight)
         if phase.gan:
             weight = self.settings.discriminator_factor * self.settings.discriminator_weight
             logits = discriminator(at_least_float32(reconstruction))
             terms["adversarial"] = LossTerm(hinge_generator_loss(logits), weight)
         return terms
+
+    @staticmethod
+    def _perceptual_pictures(output: TokenizerOutput) -> dict[str, PerceptualPicture]:
+        """What the perceptual losses compare with the images, by the start of the loss's name."""
+        more = {f"{name}_": picture for name, picture in output.perceptual_pictures.items()}
+        return {"": PerceptualPicture(output.reconstruction, 1.0), **more}

@@ -33,7 +33,7 @@ from utils.errors import UserError
 
 CURVES = (
     ("loss", "reconstruction"),
-    ("perceptual", "lpips"),
+    ("perceptual", "lpips", "prefix_perceptual", "prefix_lpips"),
     ("prefix", "quantizer"),
     ("adversarial", "discriminator"),
     ("val_psnr",),
@@ -70,7 +70,7 @@ class TokenizerTrainer:
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module
         if training.freeze_encoder:
-            _freeze(self.tokenizer)
+            freeze_codes(self.tokenizer)
         for trunk in self.tokenizer.trunks:
             trunk.activation_checkpointing = training.activation_checkpointing
             if training.compile:
@@ -286,7 +286,7 @@ class TokenizerTrainer:
             self.checkpointer.export({name: value for name, value in state.items() if name not in left_out})
 
 
-def _freeze(tokenizer: TrainableTokenizer) -> None:
+def freeze_codes(tokenizer: TrainableTokenizer) -> None:
     """Everything that decides the codes stops learning."""
     for name, parameter in tokenizer.named_parameters():
         if name.startswith(tokenizer.code_keys):

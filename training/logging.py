@@ -112,11 +112,12 @@ class Logger:
             tqdm.write(line, file=sys.stderr)
         self._send(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
 
-    def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Write OUTPUT/previews/step_N.png, and log the image."""
+    def image(self, step: int, name: str, image: Image.Image, file: str | None = None) -> None:
+        """Write OUTPUT/previews/step_N.png, or OUTPUT/`file`, and log the image."""
         if not self.enabled:
             return
-        self._send(lambda: save_png(image, self.path.parent / "previews" / f"step_{step:08d}.png"))
+        file = file or f"previews/step_{step:08d}.png"
+        self._send(lambda: save_png(image, self.path.parent / file))
         if self._wandb:
             from wandb import Image as WandbImage
 

@@ -131,7 +131,7 @@ def train(
                 means = finish_log(means)
                 means["eta_hours"] = (total_steps - state.step) * per_step / means["images_per_second"] / 3600
                 logger.log(state.step, means)
-                bar.set_postfix(loss=f"{means.get('loss', float('nan')):.4f}")
+                bar.set_postfix({name: f"{means[name]:.4f}" for name in ("loss", "accuracy") if name in means})
 
             # Save before validation: if validation fails, no steps are lost.
             stopping, milestone = stop.requested(), is_milestone(state.step)

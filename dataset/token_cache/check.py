@@ -1,6 +1,7 @@
 """Check a token cache: its files, the statistics of its codes, and some codes against their images."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from dataset.crops import center_crop, cut_views, source_size
 from dataset.data_order import evenly_spaced
 from dataset.decode import BadImage
 from dataset.images import MAX_CLASSES_IN_MESSAGE, ImageList, to_float, to_uint8
+from dataset.position_pictures import PositionValues, position_picture
 from dataset.token_cache.metadata import CHECKSUMS_FILE
 from dataset.token_cache.reader import TokenCache
-from modeling.interfaces import Tokenizer
-from modeling.layers.codebook_usage import CodebookUsage
+from modeling.interfaces import CodeLayout, Tokenizer
+from modeling.layers.codebook_usage import PositionUsage
 from modeling.layers.precision import full_float32
 from utils.errors import UserError, WriteError
 from utils.images import grid, preview_scale, save_png
@@ -26,8 +28,8 @@ MAX_DIFFERING = 0.5  # share of the codes; above, the cache belongs to another t
 NUM_DRAWN = 16  # images in check.png
 
 
-def check_content(cache: TokenCache) -> None:
-    """Print what made the cache and the statistics of its codes.
+def check_content(cache: TokenCache) -> PositionUsage:
+    """Print what made the cache and the statistics of its codes; returns how often each code is at each position.
 
     The cache must have metadata. Raises UserError for a changed file, or codes or labels out of range.
     """
@@ -39,7 +41,8 @@ def check_content(cache: TokenCache) -> None:
     if metadata.skipped:
         print(f"without {len(metadata.skipped)} files that could not be decoded: {', '.join(metadata.skipped[:5])}")
     print(f"hashes: {verify_checksums(cache.path)} files are as written")
-    usage = count_codes(cache, metadata.codebook_size)
+    positions = count_codes(cache, metadata.codebook_size)
+    usage = positions.overall()
     counts = usage.counts
     common = int(counts.argmax())
     if counts[common] == counts.sum() and len(cache) > 1:
@@ -50,11 +53,30 @@ def check_content(cache: TokenCache) -> None:
         f" most frequent code {common} ({float(counts[common] / counts.sum()):.2%} of all)"
     )
     print(f"occurrences of a code, minimum, deciles and maximum: {' '.join(map(str, deciles))}")
+    entropy = positions.entropy()
+    print(
+        f"positions: entropy {entropy.min():.2f} to {entropy.max():.2f} bits of at most {math.log2(len(counts)):.2f},"
+        f" {int(((positions.counts > 0).sum(1) == 1).sum())} of {len(entropy)} always have the same code"
+    )
     images = np.bincount(check_labels(cache), minlength=cache.num_classes)
     print(f"classes: {cache.num_classes}, {images.min()} to {images.max()} images each")
     empty = [name for name, count in zip(cache.classes, images, strict=True) if not count]
     if empty:
         print(f"{len(empty)} classes without images: {', '.join(empty[:MAX_CLASSES_IN_MESSAGE])}")
+    return positions
+
+
+def draw_positions(positions: PositionUsage, layout: CodeLayout, path: Path) -> None:
+    """Write a PNG: usage and entropy of the codes at each position."""
+    panels = [
+        PositionValues("different codes, % of the codebook", 100 * positions.usage().numpy()),
+        PositionValues("entropy, bits", positions.entropy().numpy()),
+    ]
+    try:
+        save_png(position_picture(panels, layout), path)
+        print(f"wrote {path}: usage and entropy of the codes by position")
+    except WriteError as error:  # the cache is in order, wherever it lies
+        print(f"warning: no picture of the positions ({error})")
 
 
 def verify_checksums(folder: Path) -> int:
@@ -74,9 +96,9 @@ def verify_checksums(folder: Path) -> int:
     return len(lines)
 
 
-def count_codes(cache: TokenCache, codebook_size: int) -> CodebookUsage:
+def count_codes(cache: TokenCache, codebook_size: int) -> PositionUsage:
     """Count all codes. Raises UserError for a code outside the codebook."""
-    usage = CodebookUsage(codebook_size)
+    usage = PositionUsage(cache.num_codes, codebook_size)
     for start in tqdm(range(0, len(cache), ROWS_PER_READ), "codes", leave=False, mininterval=1.0):
         rows = range(start, min(start + ROWS_PER_READ, len(cache)))
         codes = np.stack([cache.views(i) for i in rows]).astype(np.int64)

@@ -27,12 +27,14 @@ PANELS = (
     ("tokenizer_stage2", ("loss",)),
     ("tokenizer_stage2", ("val_psnr",)),
     ("ar", ("loss", "val_loss")),
+    ("ar", ("accuracy", "val_accuracy")),
 )
 TABLE = """
 validation PSNR, stage 1            {val_psnr_stage1:.2f} dB
 validation PSNR, stage 2            {val_psnr_stage2:.2f} dB
 codebook used on validation images  {val_codebook_usage:.1%}
 AR validation loss                  {ar_val_loss_nats_per_code:.3f} nats per code
+AR top-1 accuracy                   {ar_val_accuracy:.1%} of the codes of validation images
 samples recognised as their class   {class_agreement:.1%}
     real validation images          {classifier_val_accuracy:.1%}
 distance within a class             {within_class_distance_samples:.3f}
@@ -42,7 +44,8 @@ precision, recall                   {precision:.3f}, {recall:.3f}
 
 {output}/reconstructions.png  originals, stage 1, stage 2
 {output}/samples.png          samples, a row per class
-{output}/curves.png           losses
+{output}/curves.png           losses and accuracy
+{output}/ar/accuracy_by_position.png  top-1 accuracy for each place in the image
 {output}/samples.npz          {num_samples} samples in ADM's format
 {output}/metrics.json         all numbers"""
 
@@ -80,6 +83,7 @@ def main() -> None:
         "val_psnr_stage2": last_logged(output / "tokenizer_stage2", "val_psnr"),
         "val_codebook_usage": last_logged(output / "tokenizer_stage2", "val_codebook_usage"),
         "ar_val_loss_nats_per_code": last_logged(output / "ar", "val_loss"),
+        "ar_val_accuracy": last_logged(output / "ar", "val_accuracy"),
         "class_agreement": evaluation.pop("agreement"),
         "classifier_val_accuracy": ClassifierExtractor(output / "classifier.safetensors").info["val_accuracy"],
         "within_class_distance_samples": within_class_distance(samples, labels),

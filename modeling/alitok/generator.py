@@ -176,10 +176,10 @@ class AliTokGenerator(nn.Module):
         codes: (B, T), class_ids: (B,). The last code is a target only, never an input.
         """
         codes = codes.flip(1) if self.reversed else codes
-        logits = self(codes[:, :-1], class_ids).float().flatten(0, 1)
-        targets = codes.flatten()
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return GeneratorLoss(F.cross_entropy(logits, targets), accuracy)
+        logits = self(codes[:, :-1], class_ids).float()
+        hits = (logits.detach().argmax(-1) == codes).float()
+        value = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        return GeneratorLoss(value, hits.mean(), self.in_tokenizer_order(hits))
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Matrices only: not biases, norms and embeddings."""

@@ -13,7 +13,9 @@ class DecoderConfig(TransformerConfig):
     num_layers: int = 24
     num_heads: int = 16
     causal: bool = option(False, "true for stage 1: a code can only explain what comes after it")
-    num_learned_tokens: int = option(32, "class token of stage 1 (1), buffer tokens of stage 2 (32)", min=1)
+    num_learned_tokens: int = option(
+        32, "class token of stage 1 (1), buffer tokens of stage 2 (released: 32, version 3: 64)", min=1
+    )
     prefix_head: bool = option(False, "true for stage 1: draw the first row of patches from the prefix codes too")
 
 
@@ -23,7 +25,7 @@ class AliTokConfig:
     codebook_size: int = option(4096, "number of different codes", min=1)
     token_size: int = option(32, "width of a code's vector", min=1)
     num_latent_tokens: int | None = option(
-        None, "codes an image: grid^2 + grid + 1 with a prefix, grid^2 without one; null: with"
+        None, "codes an image: grid^2, and a prefix of grid + 1 (released), of grid (version 3) or none; null: grid + 1"
     )
     image_size: int = option(256, "side of the images in pixels", min=1)
     patch_size: int = option(16, "side of the patches in pixels; grid = image_size / patch_size", min=1)
@@ -31,6 +33,12 @@ class AliTokConfig:
     quantizer_weight: float = option(1.0, "training: weight of the quantizer's loss", min=0)
     prefix_weight: float = option(
         10.0, "training: weight of the prefix image's error, times prefix codes / image codes", min=0
+    )
+    prefix_perceptual_weight: float = option(
+        0.0,
+        "training: weight of the phase's perceptual losses on the image with its first row drawn from the prefix codes;"
+        " version 3 has this loss, the released tokenizer has not",
+        min=0,
     )
     encoder: TransformerConfig = section(TransformerConfig)
     decoder: DecoderConfig = section(DecoderConfig)
@@ -45,11 +53,12 @@ class AliTokConfig:
     def layout(self) -> CodeLayout:
         """Raises ValueError for sizes that do not fit together."""
         grid = self.grid_size
-        without_prefix, with_prefix = grid**2, grid**2 + grid + 1
-        num_codes = self.num_latent_tokens or with_prefix
-        if num_codes not in (without_prefix, with_prefix):
+        num_codes = self.num_latent_tokens or grid**2 + grid + 1
+        num_prefix = num_codes - grid**2
+        if num_prefix not in (0, grid, grid + 1):
             raise ValueError(
                 f"num_latent_tokens is {num_codes}, but {grid}x{grid} patches make"
-                f" {with_prefix} codes with prefix tokens or {without_prefix} without"
+                f" {grid**2 + grid + 1} codes with prefix tokens ({grid**2 + grid} as version 3 has them)"
+                f" or {grid**2} without"
             )
-        return CodeLayout(self.codebook_size, num_codes, num_codes - without_prefix, (grid, grid))
+        return CodeLayout(self.codebook_size, num_codes, num_prefix, (grid, grid))

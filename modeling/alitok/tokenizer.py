@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modeling.alitok.decoder import Decoder
 from modeling.alitok.encoder import Encoder
 from modeling.alitok.settings import AliTokConfig
-from modeling.interfaces import TOKENIZERS, LossTerm, TokenizerOutput
+from modeling.interfaces import TOKENIZERS, LossTerm, PerceptualPicture, TokenizerOutput
 from modeling.layers.quantizer import VectorQuantizer
 from modeling.layers.transformer import init_weights, learned_tokens
 from utils.weights import load_strict
@@ -49,13 +49,17 @@ class AliTok(nn.Module):
         quantized, quantizer_loss, _ = self.quantize(z)
         reconstruction, prefix_image = self.decoder(quantized)
         losses = {"reconstruction": LossTerm(F.mse_loss(reconstruction, images), 1.0)}
+        pictures: dict[str, PerceptualPicture] = {}
         if prefix_image is not None:
             # Weighted by the prefix's share of all patches.
             weight = self.config.prefix_weight * self.layout.num_prefix / self.config.grid_size**2
             losses["prefix"] = LossTerm(F.mse_loss(prefix_image, self.prefix_target(images)), weight)
+            if self.config.prefix_perceptual_weight:
+                picture = self.with_prefix_row(reconstruction, prefix_image)
+                pictures["prefix"] = PerceptualPicture(picture, self.config.prefix_perceptual_weight)
         if quantizer_loss.requires_grad:  # false where encoder and codebook are frozen
             losses["quantizer"] = LossTerm(quantizer_loss, self.config.quantizer_weight)
-        return TokenizerOutput(losses, reconstruction)
+        return TokenizerOutput(losses, reconstruction, pictures)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -68,12 +72,25 @@ class AliTok(nn.Module):
         return self.decoder(self.quantize.lookup(codes))[0]
 
     def prefix_target(self, images: Tensor) -> Tensor:
-        """The row of patches that the prefix head draws: the top-left patch, then the first row.
+        """The row of patches that the prefix head draws: the image's first row.
+
+        The released tokenizer has one prefix code more than the row has patches, and draws the top-left patch twice.
 
         images: (B, 3, H, W) -> (B, 3, P, A * P) with patch size P and A prefix codes.
         """
-        p = self.config.patch_size
-        return torch.cat([images[:, :, :p, :p], images[:, :, :p]], dim=-1)
+        p, first_row = self.config.patch_size, images[:, :, : self.config.patch_size]
+        surplus = self.layout.num_prefix - self.config.grid_size
+        return torch.cat([first_row[..., : surplus * p], first_row], dim=-1)
+
+    def with_prefix_row(self, reconstruction: Tensor, prefix_image: Tensor) -> Tensor:
+        """The first row as the prefix codes draw it, above the other rows as the image codes draw them.
+
+        Those rows are detached, so with a causal decoder a loss on the result reaches the prefix codes only.
+
+        reconstruction: (B, 3, H, W), prefix_image: (B, 3, P, A * P) -> (B, 3, H, W).
+        """
+        others = reconstruction[:, :, self.config.patch_size :].detach()
+        return torch.cat([prefix_image[..., -self.image_size :], others], dim=2)
 
     # -- for training: modeling.interfaces.TrainableTokenizer -----------------------------------------
 

@@ -89,9 +89,8 @@ class MaskedTransformer(nn.Module, ABC):
         nats = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none", label_smoothing=smoothing)
         weights = torch.where(masked, 1.0, self.config.loss_weight_unmasked_token)
         value = (weights.flatten() * nats).sum() / (weights.sum() + WEIGHTS_EPS)
-        right = (logits.detach().argmax(-1) == codes) & masked
-        accuracy = (right.sum(1) / masked.sum(1)).mean()
-        return GeneratorLoss(value, accuracy, {"masked_share": masked.float().mean()})
+        hits = (logits.detach().argmax(-1) == codes).float().masked_fill(~masked, torch.nan)
+        return GeneratorLoss(value, hits.nanmean(1).mean(), hits, {"masked_share": masked.float().mean()})
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Matrices without the tables, as published."""

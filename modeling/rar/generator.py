@@ -163,10 +163,11 @@ class RARGenerator(nn.Module):
         if progress is not None:
             orders, random = self.orders(progress, noise)
             codes, log = codes.gather(1, orders), {"random_orders": random.float().mean()}
-        logits = self(codes[:, :-1], class_ids, orders=orders).float().flatten(0, 1)
-        targets = codes.flatten()
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return GeneratorLoss(F.cross_entropy(logits, targets), accuracy, log)
+        logits = self(codes[:, :-1], class_ids, orders=orders).float()
+        hits = (logits.detach().argmax(-1) == codes).float()
+        value = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        in_place = hits if orders is None else torch.empty_like(hits).scatter_(1, orders, hits)
+        return GeneratorLoss(value, hits.mean(), in_place, log)
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Matrices and the start token, as published: by name, so the last adaptive norm is exempt ("adaln")."""

@@ -12,13 +12,17 @@ from train_tokenizer.phases import PhaseSchedule
 from utils.config import compose, help_lines, load_config
 
 AR_FILES = [
-    f"configs/{name}.yaml" for name in ("alitok_b", "alitok_l", "alitok_xl", "fashion_mnist/ar", "pictures_64/ar")
+    f"configs/{name}.yaml"
+    for name in (
+        *(f"alitok_{size}" for size in ("b", "l", "xl")),
+        *(f"alitok_v3/ar_{size}" for size in ("b", "l", "xl")),
+        *(f"alitok_512_p{patch}/ar_l" for patch in (16, 32)),
+        "fashion_mnist/ar",
+        "pictures_64/ar",
+    )
 ]
-TOKENIZER_FILES = [
-    f"configs/{folder}tokenizer_stage{stage}.yaml"
-    for folder in ("", "fashion_mnist/", "pictures_64/")
-    for stage in (1, 2)
-]
+FOLDERS = ("", "fashion_mnist/", "alitok_v3/", "alitok_512_p16/", "alitok_512_p32/", "pictures_64/")
+TOKENIZER_FILES = [f"configs/{folder}tokenizer_stage{stage}.yaml" for folder in FOLDERS for stage in (1, 2)]
 
 REQUIRED = {
     ARConfig: ["experiment.output_dir=o"],
@@ -83,3 +87,47 @@ def test_published_values():
     stage2 = load_config(TokenizerConfig, "", ["config=configs/tokenizer_stage2.yaml"])
     assert [p.steps for p in stage2.phases] == [50_000, 150_000, 100_000]
     assert not any(p.clustering for p in stage2.phases)
+
+
+def load_tokenizer_file(folder: str, stage: int) -> TokenizerConfig:
+    return load_config(TokenizerConfig, "", [f"config=configs/{folder}/tokenizer_stage{stage}.yaml"])
+
+
+def test_version_3_values():
+    one, two = (load_tokenizer_file("alitok_v3", stage) for stage in (1, 2))
+    assert [sum(phase.steps for phase in config.phases) for config in (one, two)] == [600_000, 300_000]
+    assert [config.model.vq_model.decoder.num_learned_tokens for config in (one, two)] == [1, 64]
+    for config in (one, two):
+        assert config.losses.discriminator_factor * config.losses.discriminator_weight == 0.1
+        assert (config.model.vq_model.layout.num_prefix, config.model.vq_model.layout.num_codes) == (16, 272)
+    assert one.model.vq_model.prefix_perceptual_weight > 0
+    steps = [
+        load_config(ARConfig, "", [f"config=configs/alitok_v3/ar_{size}.yaml"]).training.max_train_steps
+        for size in ("b", "l", "xl")
+    ]
+    assert steps == [500_000, 500_000, 250_000]
+
+
+@pytest.mark.parametrize(("folder", "side", "num_codes"), [("alitok_512_p16", 32, 1056), ("alitok_512_p32", 16, 272)])
+def test_sizes_at_512_pixels(folder, side, num_codes):
+    for stage in (1, 2):
+        settings = load_tokenizer_file(folder, stage).model.vq_model
+        assert settings.image_size == 512
+        assert (settings.layout.grid, settings.layout.num_codes) == ((side, side), num_codes)
+
+
+@pytest.mark.parametrize(
+    ("folder", "generator"),
+    [("alitok_v3", "b"), ("alitok_v3", "l"), ("alitok_v3", "xl"), ("alitok_512_p16", "l"), ("alitok_512_p32", "l")],
+)
+def test_stages_and_generator_of_a_folder_fit_together(folder, generator):
+    one, two = (load_tokenizer_file(folder, stage) for stage in (1, 2))
+    ar = load_config(ARConfig, "", [f"config=configs/{folder}/ar_{generator}.yaml"])
+    assert ar.model.vq_model == two.model.vq_model
+    assert (one.model.vq_model.layout, one.model.vq_model.encoder) == (
+        two.model.vq_model.layout,
+        two.model.vq_model.encoder,
+    )
+    assert two.experiment.init_from == f"{one.experiment.output_dir}/model.safetensors"
+    assert ar.experiment.tokenizer_checkpoint == f"{two.experiment.output_dir}/model.safetensors"
+    assert ar.model.generator.condition_num_classes == 1000

@@ -1,8 +1,11 @@
 """Generator training in this process."""
 
+import numpy as np
 import pytest
 import torch
 
+from dataset.position_pictures import position_picture
+from dataset.token_cache.reader import open_token_cache
 from tests.support import toy
 from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
 from tests.support.trainings import VALIDATE_OFTEN, generator_trainer
@@ -59,6 +62,27 @@ def test_fine_tuning_on_other_classes(tmp_path):
 def test_new_classes_need_weights(tmp_path):
     with pytest.raises(UserError, match=r"experiment\.new_classes needs experiment\.init_from"):
         generator_trainer(tmp_path, "run", "experiment.new_classes=true")
+
+
+def test_validation_draws_the_accuracy_of_each_position(tmp_path, monkeypatch):
+    drawn = []
+
+    def spy(panels, layout):
+        drawn.extend(panels)
+        return position_picture(panels, layout)
+
+    monkeypatch.setattr("train_generator.trainer.position_picture", spy)
+    trainer = generator_trainer(tmp_path, "run", "optimizer.params.learning_rate=1e-2")
+    trainer.run()
+    cache = open_token_cache(tmp_path / "cache")
+    codes = torch.from_numpy(np.stack([cache.codes(i, 0) for i in range(len(cache))]).astype(np.int64))
+    with torch.no_grad():
+        loss = trainer.ema.module.eval().loss(codes, torch.from_numpy(cache.labels).long())
+    [panel] = drawn
+    np.testing.assert_allclose(panel.values, 100 * loss.hits.mean(0).numpy())
+    assert len(set(panel.values)) > 1
+    assert last_logged(trainer.output_dir, "val_accuracy") == pytest.approx(panel.values.mean() / 100)
+    assert (trainer.output_dir / "accuracy_by_position.png").is_file()
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

@@ -83,6 +83,16 @@ def test_wrong_files_are_refused_with_the_reason(tmp_path, files):
     refused(files[0], "missing: decoder.ffn_aux.0.weight", toy.tokenizer(stage=1))
 
 
+def test_a_decoder_of_the_other_stage_is_refused_in_words(tmp_path):
+    stage1, stage2 = toy.tokenizer(stage=1), toy.tokenizer(stage=2)
+    with_head, without = "a stage-1 AliTok with a prefix head", "an AliTok without a prefix head"
+    for own, other, there, wanted in ((stage1, stage2, with_head, without), (stage2, stage1, without, with_head)):
+        path = export_weights(tmp_path, without_statistics(own))[1]
+        match = rf"{path} does not match the configuration: it holds {there}.*, the configuration asks for {wanted}"
+        with pytest.raises(UserError, match=match):
+            load_tokenizer(other.config, path)
+
+
 def test_pickled_code_is_not_run(tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "trap.pth"
 

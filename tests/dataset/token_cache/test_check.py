@@ -22,8 +22,10 @@ from utils.weights import export_weights
 def test_codes_are_counted(tmp_path):
     cache = open_token_cache(toy.write_token_cache(tmp_path / "cache", 24))
     counts = count_codes(cache, toy.CODEBOOK_SIZE).counts
-    codes = np.concatenate([cache.views(i).ravel() for i in range(24)])
-    assert counts.tolist() == np.bincount(codes, minlength=toy.CODEBOOK_SIZE).tolist()
+    codes = np.concatenate([cache.views(i) for i in range(24)])
+    for position in range(toy.NUM_CODES):
+        expected = np.bincount(codes[:, position], minlength=toy.CODEBOOK_SIZE)
+        assert counts[position].tolist() == expected.tolist()
     first = next(i for i in range(24) if cache.views(i).max() >= 30)
     with pytest.raises(UserError, match=rf"{cache.paths()[first]} has codes outside \[0, 30\)"):
         count_codes(cache, 30)
@@ -73,7 +75,9 @@ def test_check_of_a_good_cache(project):
     assert "0.000% of the codes differ from a float32 encoding" in output
     assert "classes: 4, 22 to 22 images each" in output
     assert "perplexity" in output
-    assert (project / "whole" / "check.png").is_file()
+    assert "positions: entropy" in output
+    for picture in ("check.png", "positions.png"):
+        assert (project / "whole" / picture).is_file()
 
 
 @pytest.mark.slow

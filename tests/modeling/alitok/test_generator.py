@@ -90,3 +90,15 @@ def test_initial_loss_is_that_of_a_uniform_guess():
     model = AliTokGenerator(config, CodeLayout(50, 7, 3, (2, 2)))
     loss = model.loss(torch.randint(0, 50, (2, 7)), torch.tensor([0, 1])).value
     assert loss.item() == pytest.approx(np.log(50), abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["raster", "reversed"])
+def test_hits_are_in_the_tokenizers_order(order):
+    model = toy.generator(code_order=order)
+    codes, classes = torch.randint(0, toy.CODEBOOK_SIZE, (99, toy.NUM_CODES)), torch.arange(99) % toy.NUM_CLASSES
+    drawn = codes.flip(1) if order == "reversed" else codes
+    guesses = model.in_tokenizer_order(model(drawn[:, :-1], classes).argmax(-1))
+    loss = model.loss(codes, classes)
+    assert torch.equal(loss.hits, (guesses == codes).float())
+    assert 0 < loss.accuracy == loss.hits.mean() < 1

@@ -111,6 +111,8 @@ def test_the_loss_is_the_one_computed_by_hand(network):
             w = 1.0 if j in hidden else 0.1
             total += w * -(0.9 * float(logs[j, codes[i, j]]) + 0.1 * float(logs[j].mean()))
             weight += w
+            hit = loss.hits[i, j]
+            assert hit == (logs[j].argmax() == codes[i, j]) if j in hidden else hit.isnan()
         accuracy += sum(int(logs[j].argmax()) == int(codes[i, j]) for j in hidden) / count / 3
     assert float(loss.value) == pytest.approx(total / weight, rel=1e-5)
     assert float(loss.accuracy) == pytest.approx(accuracy)

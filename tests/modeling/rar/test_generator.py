@@ -113,6 +113,11 @@ def test_the_loss_of_permuted_orders_is_the_one_computed_by_hand():
     by_hand = [loss_by_hand(model, codes[i], int(classes[i]), orders[i]) for i in range(3)]
     assert float(loss.value) == pytest.approx(sum(by_hand) / 3, rel=1e-5)
     assert float(loss.log["random_orders"]) == pytest.approx(2 / 3)
+    assert float(loss.accuracy) == float(loss.hits.mean())
+    for i, order in enumerate(orders):
+        logits = model(codes[i : i + 1, order[:-1]], classes[i : i + 1], orders=torch.tensor([order]))[0]
+        for t, place in enumerate(order):
+            assert loss.hits[i, place] == (logits[t].argmax() == codes[i, place])
 
 
 def test_orders_are_random_as_often_as_the_schedule_says():

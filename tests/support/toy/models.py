@@ -1,5 +1,7 @@
 """Toy models, the same weights in every call."""
 
+from dataclasses import replace
+
 import torch
 
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
@@ -16,7 +18,8 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 LAYOUT = CodeLayout(CODEBOOK_SIZE, NUM_CODES, GRID + 1, (GRID, GRID))
 
 
-def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02) -> AliTok:
+def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02, **changes) -> AliTok:
+    """changes: fields of AliTokConfig."""
     torch.manual_seed(0)
     decoder = DecoderConfig(width, 2, 2, num_learned_tokens=4)
     if stage == 1:
@@ -30,7 +33,7 @@ def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02) -> AliTok
         decoder=decoder,
         init_std=init_std,
     )
-    return AliTok(config).eval()
+    return AliTok(replace(config, **changes)).eval()
 
 
 def maskgit_vq() -> MaskGITVQ:

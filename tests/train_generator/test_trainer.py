@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dataset.class_names import class_names
 from tests.support import toy
 from tests.support.resuming import RESUME, assert_equal_checkpoints, interrupted
 from tests.support.trainings import VALIDATE_OFTEN, generator_trainer
@@ -31,6 +32,7 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
+    assert class_names(trainer.output_dir, toy.NUM_CLASSES) == ["a", "b", "c", "d"]
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

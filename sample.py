@@ -2,6 +2,7 @@
 
 python sample.py output/alitok_b --classes "golden retriever,250,volcano" --per_class 4
 python sample.py weights/alitok_b.bin --config configs/alitok_b.yaml --classes 207 --guidance_scale 8
+python sample.py output/alitok_b --classes 207,250 --complete dog.jpg --keep 145
 """
 
 import argparse
@@ -9,19 +10,22 @@ from pathlib import Path
 
 import torch
 
+from dataset.crops import center_crop
+from dataset.decode import BadImage, read_rgb
 from dataset.imagenet_names import class_id
+from dataset.images import to_float, to_uint8
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
 from sampling.masked import DECAYS
 from sampling.pipeline import Pipeline
 from utils.arguments import at_least, file_path, number
-from utils.errors import entry_point
+from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
-SETTINGS += ("num_steps", "guidance_decay")
+SETTINGS += ("soft_guidance", "num_steps", "guidance_decay")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--guidance_scale", type=number(float), help="default: that of the configuration; 0: no guidance")
     add("--guidance_scale_pow", type=number(float, min=0), help="default: that of the configuration")
     add("--guidance_schedule", choices=tuple(SCHEDULES), help="default: power_cosine")
+    add("--soft_guidance", action="store_true", default=None, help="SoftCFG, for autoregressive generators")
     add("--temperature", type=number(float, min=0), help="0: the most likely code; default: that of the configuration")
     add("--top_k", type=at_least(1), help="default: all codes")
     add("--top_p", type=number(float, above=0, max=1), help="default: all codes")
@@ -52,8 +57,21 @@ def parse_arguments() -> argparse.Namespace:
     add("--guidance_decay", choices=DECAYS, help="masked generators: default: that of the configuration")
     add("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on the CPU")
     add("--batch_size", type=at_least(1), default=32, help="images at a time (default: 32)")
+    add("--complete", type=file_path, metavar="IMAGE", help="keep the first codes of this image and draw the others")
+    add("--keep", type=at_least(0), help="with --complete: how many codes stay, of those that are drawn first")
     add("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.complete is None) != (args.keep is None):
+        parser.error("--complete and --keep belong together")
+    return args
+
+
+def read_image(path: Path, size: int) -> torch.Tensor:
+    """The square in the middle of an image, (1, 3, size, size) in [0, 1]. Raises UserError."""
+    try:
+        return to_float(to_uint8(center_crop(read_rgb(path), size)))[None]
+    except BadImage as error:
+        raise UserError(f"--complete {path}: not an image that can be read ({error})") from error
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -69,7 +87,10 @@ def draw(args: argparse.Namespace) -> None:
         batch_size=min(args.batch_size, len(words) * args.per_class),
     )
     classes = [class_id(word, pipeline.generator.num_classes) for word in words for _ in range(args.per_class)]
-    images = pipeline.generate(classes)
+    if args.complete is None:
+        images = pipeline.generate(classes)
+    else:
+        images = pipeline.complete(read_image(args.complete, pipeline.tokenizer.image_size), args.keep, classes)
     save_png(grid(images, columns=args.per_class, scale=preview_scale(images.shape[-1])), args.output)
     rows = (f"{word.strip()} ({c})" for word, c in zip(words, classes[:: args.per_class], strict=True))
     print(f"wrote {args.output}: {', '.join(rows)}")

@@ -167,6 +167,8 @@ class AutoregressiveGenerator(Generator, Protocol):
     A cache is a `modeling.layers.kv_cache.KeyValueCache` or behaves like one.
     """
 
+    num_special: int  # positions of a cache before that of the first code
+
     def __call__(self, codes: Tensor, class_ids: Tensor, cache: Any = None) -> Tensor:
         """Logits of the next codes, (B, n, K) with n >= 1; the last entry predicts the code after the last of `codes`.
 

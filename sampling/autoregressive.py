@@ -8,9 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
 from sampling.cpu import compile_step, pack_linears
-from sampling.decoding import DECODERS, check_batch
+from sampling.decoding import DECODERS, check_batch, check_kept
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
+from sampling.soft_guidance import SoftGuidance
 
 # Not cuDNN's attention, which compiles a kernel for every number of cached positions.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -39,6 +40,7 @@ class AutoregressiveDecoder:
         self.forward = forward or generator
         self.num_codes = generator.layout.num_codes
         self.noise_shape = (self.num_codes,)
+        self.order = generator.in_tokenizer_order(torch.arange(self.num_codes)[None])[0].argsort()
         self.scales = settings.scales(self.num_codes)
         self._recorded: _Batch | None = None
         self._graphs: list[torch.cuda.CUDAGraph] = []
@@ -61,36 +63,50 @@ class AutoregressiveDecoder:
                 setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
         return generator
 
-    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
+    def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
         """Codes (B, T) int64 in the tokenizer's order. Arguments and errors: see `_decode`."""
-        *_, codes = self._decode(class_ids, noise)
+        *_, codes = self._decode(class_ids, noise, kept)
         return self.generator.in_tokenizer_order(codes.clone())  # clone: the next batch reuses this buffer
 
-    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """After each position the codes so far, (B, T) int64 in the tokenizer's order, -1 where none is drawn yet."""
-        for codes in self._decode(class_ids, noise):
+        for codes in self._decode(class_ids, noise, kept):
             yield self.generator.in_tokenizer_order(codes.clone())
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses too
-    def _decode(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def _decode(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None) -> Iterator[Tensor]:
         """Draw position after position; yields a view of the codes (B, T) in the order drawn.
 
-        class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1).
-        Raises ValueError for other class ids and for too many rows. Raises RuntimeError if graphs are used and
-        another batch in the same buffers is not finished.
+        class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1). kept: (B, T) in the tokenizer's order, codes
+        that stay, and -1 where one is drawn; these must be the codes that come last in the order drawn.
+        Raises ValueError for other class ids and kept codes, and for too many rows. Raises RuntimeError if graphs
+        are used and another batch in the same buffers is not finished.
         """
         check_batch(self.generator, class_ids, self.fixed_rows)
         rows, noise = len(class_ids), noise.to(class_ids.device)
+        first = class_ids.new_empty(rows, 0) if kept is None else self._first_codes(class_ids, kept)
+        if first.shape[1] == self.num_codes:
+            yield first
+            return
         if self.fixed_rows is not None and class_ids.is_cuda:
-            yield from self._replay(class_ids, noise)
+            yield from self._replay(class_ids, noise, first)
             return
         batch = _Batch(self, rows if self.fixed_rows is None else self.fixed_rows, class_ids.device)
-        batch.fill(class_ids, noise)
-        for position in range(self.num_codes):
+        batch.fill(class_ids, noise, first)
+        for position in range(first.shape[1], self.num_codes):
             batch.draw(position)
             yield batch.codes[:rows]
 
-    def _replay(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def _first_codes(self, class_ids: Tensor, kept: Tensor) -> Tensor:
+        """The kept codes (B, k) in the order drawn."""
+        check_kept(self.generator, class_ids, kept)
+        kept = kept.to(class_ids.device)[:, self.order.to(class_ids.device)]
+        count = int((kept[0] >= 0).sum())
+        if (kept[:, :count] < 0).any() or (kept[:, count:] >= 0).any():
+            raise ValueError("codes are drawn in an order: only the first ones can be kept, equally many of each image")
+        return kept[:, :count]
+
+    def _replay(self, class_ids: Tensor, noise: Tensor, first: Tensor) -> Iterator[Tensor]:
         if self._busy:
             raise RuntimeError("another batch of this decoder is not finished: finish or close it first")
         self._busy = True
@@ -98,8 +114,8 @@ class AutoregressiveDecoder:
             with torch.cuda.device(class_ids.device):  # streams belong to the current device
                 if not self._graphs:
                     self._record(class_ids.device)
-            self._recorded.fill(class_ids, noise)
-            for graph in self._graphs:
+                self._recorded.fill(class_ids, noise, first)
+            for graph in self._graphs[first.shape[1] :]:
                 with torch.cuda.device(class_ids.device):
                     graph.replay()
                 yield self._recorded.codes[: len(class_ids)]
@@ -136,12 +152,38 @@ class _Batch:
             self.class_ids = torch.cat([self.class_ids, torch.full_like(self.class_ids, generator.num_classes)])
         self.codes = torch.full((rows, decoder.num_codes), -1, device=device)
         self.cache = generator.new_cache(self.class_ids)
+        self.soft = None
+        if decoder.scales and decoder.settings.soft_guidance:
+            positions = self.cache.keys.shape[3]
+            self.soft = SoftGuidance(rows, decoder.num_codes, generator.num_special, positions, device)
+            self.cache.value_weights = self.soft.value_weights
 
-    def fill(self, class_ids: Tensor, noise: Tensor) -> None:
-        """Start another batch in the same buffers, because recorded graphs refer to them."""
+    def fill(self, class_ids: Tensor, noise: Tensor, first: Tensor | None = None) -> None:
+        """Start another batch in the same buffers, because recorded graphs refer to them.
+
+        first: (B, k), codes that stay. All but the last, which `draw` feeds, enter the cache.
+        """
         self.class_ids[: len(class_ids)] = class_ids
         self.noise[: len(noise)] = noise
         self.codes.fill_(-1)
+        self.cache.length = 0
+        if first is not None and (count := first.shape[1]):
+            self.codes[:, :count] = 0  # of rows that only fill the batch
+            self.codes[: len(first), :count] = first
+            self._prefill(self.codes[:, : count - 1])
+
+    @sdpa_kernel(ATTENTION)
+    def _prefill(self, codes: Tensor) -> None:
+        """Fill the cache with codes (B, n) and what precedes them, in one pass."""
+        codes = torch.cat([codes, codes]) if self.decoder.scales else codes
+        with torch.compiler.set_stance("force_eager"):  # not compiled again for every number of codes
+            logits = self.decoder.forward(codes, self.class_ids, self.cache)
+            if self.soft:  # again, because what the unconditional rows compute depends on all confidences
+                self.soft.add(slice(0, logits.shape[1]), logits[: self.rows].float())
+                self.cache.value_weights = self.soft.weights_of_queries(self.cache.length)
+                self.cache.length = 0
+                self.decoder.forward(codes, self.class_ids, self.cache)
+                self.cache.value_weights = self.soft.value_weights
 
     @sdpa_kernel(ATTENTION)
     def draw(self, position: int) -> None:
@@ -149,9 +191,13 @@ class _Batch:
         settings, scales = self.decoder.settings, self.decoder.scales
         last = self.codes[:, max(position - 1, 0) : position]  # (rows, 0) at first
         last = torch.cat([last, last]) if scales else last
+        if self.soft:
+            self.soft.weigh(position)
         logits = self.decoder.forward(last, self.class_ids, self.cache)[:, -1].float()
         if scales:
             conditional, unconditional = logits.split(self.rows)
+            if self.soft:
+                self.soft.add(slice(position, position + 1), conditional[:, None])
             logits = unconditional + scales[position] * (conditional - unconditional)
         if settings.temperature == 0:
             self.codes[:, position] = logits.argmax(-1)

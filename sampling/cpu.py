@@ -52,8 +52,8 @@ class _FunctionalLayer:
     many queries, and takes up to five times as long with one query (docs/benchmarks.md).
     """
 
-    def __init__(self, past_k: Tensor, past_v: Tensor):
-        self.past_k, self.past_v = past_k, past_v
+    def __init__(self, past_k: Tensor, past_v: Tensor, value_weights: Tensor | None):
+        self.past_k, self.past_v, self.value_weights = past_k, past_v, value_weights
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v: (B, heads, 1, d); the past: (B, heads, n, d). Returns (B, heads, 1, d)."""
@@ -62,17 +62,21 @@ class _FunctionalLayer:
         q = q.float() * q.shape[-1] ** -0.5
         scores = torch.cat([(q * past_k).sum(-1), (q * k.float()).sum(-1)], dim=-1)
         weights = scores.softmax(-1)[..., None]
-        return ((weights[:, :, :-1] * past_v).sum(-2, keepdim=True) + weights[:, :, -1:] * v.float()).type_as(v)
+        past_weights = weights[:, :, :-1]
+        if self.value_weights is not None:
+            past_weights = past_weights * self.value_weights[:, None, :, None]
+        return ((past_weights * past_v).sum(-2, keepdim=True) + weights[:, :, -1:] * v.float()).type_as(v)
 
 
 class _FunctionalCache:
     """A cache of all layers for one position, without side effects."""
 
-    def __init__(self, past_k: Tensor, past_v: Tensor, inputs: tuple[Tensor, ...]):
-        """past_k, past_v: (layers, B, heads, n, d); inputs: see `KeyValueCache.position_inputs`."""
+    def __init__(self, past_k: Tensor, past_v: Tensor, value_weights: Tensor | None, inputs: tuple[Tensor, ...]):
+        """past_k, past_v: (layers, B, heads, n, d); value_weights: None or (B, n); inputs: see
+        `KeyValueCache.position_inputs`."""
         self.length = past_k.shape[3]
         self.inputs = inputs
-        self.layers = [_FunctionalLayer(k, v) for k, v in zip(past_k, past_v, strict=True)]
+        self.layers = [_FunctionalLayer(k, v, value_weights) for k, v in zip(past_k, past_v, strict=True)]
 
     def position_inputs(self) -> tuple[Tensor, ...]:
         return self.inputs
@@ -93,9 +97,9 @@ def compile_step(generator: AutoregressiveGenerator) -> Callable:
     """
 
     def functional(
-        codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor, *inputs: Tensor
+        codes: Tensor, class_ids: Tensor, past_k: Tensor, past_v: Tensor, value_weights: Tensor | None, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        cache = _FunctionalCache(past_k, past_v, inputs)
+        cache = _FunctionalCache(past_k, past_v, value_weights, inputs)
         logits = generator(codes, class_ids, cache)
         return logits, *cache.added()
 
@@ -111,7 +115,11 @@ def compile_step(generator: AutoregressiveGenerator) -> Callable:
         past = cache.keys[..., :length, :], cache.values[..., :length, :]
         for tensor in past:
             torch._dynamo.mark_dynamic(tensor, 3)
-        logits, k, v = compiled(codes, class_ids, *past, *inputs)
+        weights = cache.value_weights
+        if weights is not None:
+            weights = weights[:, :length]
+            torch._dynamo.mark_dynamic(weights, 1)
+        logits, k, v = compiled(codes, class_ids, *past, weights, *inputs)
         cache.keys[..., length : length + 1, :] = k
         cache.values[..., length : length + 1, :] = v
         cache.advance(1)

@@ -33,6 +33,7 @@ class Decoder(Protocol):
     """Draws codes batch after batch with one generator and one set of settings."""
 
     noise_shape: tuple[int, ...]  # uniform numbers that each image needs
+    order: Tensor  # (T,) int64: the places of the codes, those that are drawn first come first
 
     def __init__(
         self,
@@ -54,10 +55,14 @@ class Decoder(Protocol):
         Returns a function with the generator's own arguments and result.
         """
 
-    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
-        """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64."""
+    def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
+        """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64.
 
-    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+        kept: (B, T) int64, codes that stay, and -1 where one is drawn; None: all are drawn. Raises ValueError for
+        codes out of range, and if codes at these places cannot be kept.
+        """
+
+    def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
 
 
@@ -68,6 +73,15 @@ def check_batch(generator: Generator, class_ids: Tensor, fixed_rows: int | None)
         raise ValueError(f"class ids must be in [0, {generator.num_classes}), not {class_ids.tolist()}")
     if fixed_rows is not None and len(class_ids) > fixed_rows:
         raise ValueError(f"{len(class_ids)} images in a batch, but there is room for {fixed_rows}")
+
+
+def check_kept(generator: Generator, class_ids: Tensor, kept: Tensor) -> None:
+    """Raise ValueError unless `kept` has the shape (B, T) and codes of the codebook, or -1."""
+    shape, size = (len(class_ids), generator.layout.num_codes), generator.layout.codebook_size
+    if kept.shape != shape:
+        raise ValueError(f"kept codes have the shape {tuple(kept.shape)}, not {shape}")
+    if not -1 <= int(kept.min()) <= int(kept.max()) < size:
+        raise ValueError(f"kept codes are in [{int(kept.min())}, {int(kept.max())}], not in [0, {size}) or -1")
 
 
 def decoder_settings(generator_config: Any, decoding: str, **changes: Any) -> DecoderSettings:

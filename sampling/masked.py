@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modeling.interfaces import MaskedGenerator
 from sampling.cpu import pack_linears
-from sampling.decoding import DECODERS, check_batch
+from sampling.decoding import DECODERS, check_batch, check_kept
 from sampling.noise import draw, gumbel
 
 DECAYS = ("constant", "linear", "power-cosine")
@@ -107,7 +107,7 @@ class MaskedDecoder:
         self.fixed_rows = fixed_rows
         self.forward = forward or generator
         self.num_codes = generator.layout.num_codes
-        self.counts = masked_counts(self.num_codes, settings.num_steps)
+        self.order = torch.arange(self.num_codes)  # any codes can be kept
         self.noise_shape = (settings.num_steps, self.num_codes, 2)  # for the code, and for the confidence in it
 
     @staticmethod
@@ -121,38 +121,48 @@ class MaskedDecoder:
                 block.compile()
         return generator
 
-    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
+    def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
         """Codes (B, T) int64. Arguments and errors: see `stream`."""
-        *_, codes = self.stream(class_ids, noise)
+        *_, codes = self.stream(class_ids, noise, kept)
         return codes
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered into tensors that training uses too
-    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """The codes after every sampling step, (B, T) int64, -1 where masked.
 
-        class_ids: (B,) in [0, num_classes); noise: (B, num_steps, T, 2) in [0, 1). Raises ValueError for other
-        class ids and for too many rows.
+        class_ids: (B,) in [0, num_classes); noise: (B, num_steps, T, 2) in [0, 1). kept: (B, T), codes that are
+        never masked, equally many in each row, and -1 elsewhere. All sampling steps then draw the others.
+        Raises ValueError for other class ids and kept codes, and for too many rows.
         """
         check_batch(self.generator, class_ids, self.fixed_rows)
         rows, device = len(class_ids), class_ids.device
+        codes = torch.full((rows, self.num_codes), -1, device=device)
+        if kept is not None:
+            check_kept(self.generator, class_ids, kept)
+            codes = kept.to(device)
         if self.fixed_rows is not None:
             filling = self.fixed_rows - rows
             class_ids = torch.cat([class_ids, class_ids.new_zeros(filling)])
             noise = torch.cat([noise, noise.new_zeros(filling, *self.noise_shape)])
-        noise = noise.to(device)
-        codes = torch.full((len(class_ids), self.num_codes), -1, device=device)
-        places = torch.arange(self.num_codes, device=device).expand_as(codes)  # of the masked codes, ascending
-        for step in range(self.settings.num_steps):
-            codes, places = self.sampling_step(step, codes, places, class_ids, noise[:, step])
+            codes = torch.cat([codes, codes[:1].expand(filling, -1)])
+        noise, masked = noise.to(device), (codes < 0).sum(1)
+        if (masked != masked[0]).any():
+            raise ValueError("equally many codes of each image must be kept")
+        if masked[0] == 0:
+            yield codes[:rows]
+            return
+        places = (codes < 0).nonzero()[:, 1].view(len(codes), -1)  # of the masked codes, ascending
+        for step, left in enumerate(masked_counts(places.shape[1], self.settings.num_steps)):
+            codes, places = self.sampling_step(step, left, codes, places, class_ids, noise[:, step])
             yield codes[:rows]
 
     def sampling_step(
-        self, step: int, codes: Tensor, places: Tensor, class_ids: Tensor, noise: Tensor
+        self, step: int, left: int, codes: Tensor, places: Tensor, class_ids: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Draw all masked codes and mask the least confident ones again.
 
-        codes: (B, T), -1 where masked; places: (B, n), where that is, ascending; noise: (B, T, 2). Returns the next
-        codes and places.
+        left: how many of each image are masked after this step; codes: (B, T), -1 where masked; places: (B, n),
+        where that is, ascending; noise: (B, T, 2). Returns the next codes and places.
         """
         logits = self._logits(step, codes, class_ids, places)
         uniform = noise.gather(1, places[..., None].expand(-1, -1, 2))
@@ -160,7 +170,7 @@ class MaskedDecoder:
         drawn = _draw(logits, uniform[..., 0], temperature)
         confidence = logits.gather(2, drawn[..., None])[..., 0] + temperature * gumbel(uniform[..., 1])
         # A stable sort of ascending places: of equally confident codes the first ones are masked.
-        least = confidence.argsort(dim=1, stable=True)[:, : self.counts[step]]
+        least = confidence.argsort(dim=1, stable=True)[:, :left]
         codes = codes.scatter(1, places, drawn)
         places = places.gather(1, least).sort(dim=1).values
         return codes.scatter(1, places, -1), places

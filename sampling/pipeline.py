@@ -8,6 +8,7 @@ for images in pipeline.stream([207], every=17):                # the same image 
     ...
 codes = pipeline.tokenizer.encode(images)                      # (B, 273)
 images = pipeline.tokenizer.decode(codes)
+images = pipeline.complete(images, keep=150, class_ids=[207])  # their first 150 codes stay, the others are drawn
 """
 
 import copy
@@ -189,24 +190,76 @@ class Pipeline:
         return images
 
     def generate_codes(
-        self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None
+        self,
+        class_ids: Sequence[int],
+        image_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """One batch of codes (n, T) int64; arguments as for `generate`."""
         noise = self._noise(class_ids, image_ids, seed)
-        return self.decoder(torch.tensor(class_ids, device=self.device), noise)
+        return self.decoder(torch.tensor(class_ids, device=self.device), noise, kept)
 
     def generate(
-        self, class_ids: Sequence[int], image_ids: Sequence[int] | None = None, seed: int | None = None
+        self,
+        class_ids: Sequence[int],
+        image_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Images of the classes, `batch_size` at a time: (n, 3, H, W) in [0, 1].
 
-        image_ids: numbers of the images, which decide their noise; by default 0 .. n - 1.
-        Raises UserError for classes out of range.
+        image_ids: numbers of the images, which decide their noise; by default 0 .. n - 1. kept: codes that stay, see
+        `keep_codes`. Raises UserError for classes out of range.
         """
         image_ids = range(len(class_ids)) if image_ids is None else image_ids
-        starts = range(0, len(class_ids), self.batch_size)
-        parts = [slice(s, s + self.batch_size) for s in starts]
-        return torch.cat([self.decode(self.generate_codes(class_ids[p], image_ids[p], seed)) for p in parts])
+        kept = _one_row_each(kept, len(class_ids))
+        images = []
+        for start in range(0, len(class_ids), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            codes = self.generate_codes(class_ids[part], image_ids[part], seed, None if kept is None else kept[part])
+            images.append(self.decode(codes))
+        return torch.cat(images)
+
+    def complete(
+        self,
+        images_or_codes: Tensor,
+        keep: int | Sequence[int],
+        class_ids: Sequence[int],
+        image_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Keep some codes of each image and draw the others: images (n, 3, H, W) in [0, 1].
+
+        images_or_codes, keep: see `keep_codes`; one image serves for all classes. The other arguments are those of
+        `generate`. The first codes of a drawn image, with its seed, number and class, give the image back if the
+        generator draws code after code.
+        """
+        return self.generate(class_ids, image_ids, seed, self.keep_codes(images_or_codes, keep))
+
+    @torch.no_grad()
+    @full_float32()
+    def keep_codes(self, images_or_codes: Tensor, keep: int | Sequence[int]) -> Tensor:
+        """The codes that a completion keeps and -1 elsewhere, (n, T) int64, for `generate` and `stream`.
+
+        images_or_codes: images (n, 3, H, W) in [0, 1] of the tokenizer's size, or codes (n, T) int64.
+        keep: how many of the codes that are drawn first, or the places of the codes, as a masked generator can keep
+        codes anywhere. AliTok and RAR draw from the first code on: prefix codes and then rows from the top, AliTok
+        with `code_order: reversed` from the last code on. Raises UserError for images and numbers that do not fit.
+        """
+        codes = images_or_codes.to(self.device)
+        size, total = self.tokenizer.image_size, self.generator.layout.num_codes
+        if codes.is_floating_point():
+            if codes.shape[1:] != (3, size, size):
+                raise UserError(f"images to complete have the shape {tuple(codes.shape)}, not (n, 3, {size}, {size})")
+            codes = self.tokenizer.encode(codes)
+        if isinstance(keep, int):
+            if not 0 <= keep <= total:
+                raise UserError(f"{keep} codes cannot be kept: an image has {total}")
+            keep = self.decoder.order[:keep].tolist()
+        kept = torch.full_like(codes, -1)
+        kept[:, keep] = codes[:, keep]
+        return kept
 
     def stream(
         self,
@@ -214,11 +267,16 @@ class Pipeline:
         every: int = 16,
         image_ids: Sequence[int] | None = None,
         seed: int | None = None,
+        kept: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Images of one batch after each `every` stages of decoding (codes, if they come one by one) and at the
-        end, (n, 3, H, W) in [0, 1]. Codes that are not drawn yet repeat their neighbours."""
+        end, (n, 3, H, W) in [0, 1]. Codes that are not drawn yet repeat their neighbours.
+
+        kept: codes that stay, see `keep_codes`; the stages are then those of the others.
+        """
         noise, stage = self._noise(class_ids, image_ids, seed), 0
-        for stage, codes in enumerate(self.decoder.stream(torch.tensor(class_ids, device=self.device), noise), 1):
+        kept = _one_row_each(kept, len(class_ids))
+        for stage, codes in enumerate(self.decoder.stream(torch.tensor(class_ids, device=self.device), noise, kept), 1):
             if stage % every == 0:
                 yield self.decode(fill_undrawn(codes))
         if stage % every:
@@ -229,6 +287,15 @@ class Pipeline:
         other = copy.copy(self)
         other._use_settings(replace(self.settings, **changes))
         return other
+
+
+def _one_row_each(kept: Tensor | None, count: int) -> Tensor | None:
+    """Kept codes (1, T) or (count, T) -> (count, T). Raises UserError for another number of rows."""
+    if kept is None or len(kept) == count:
+        return kept
+    if len(kept) != 1:
+        raise UserError(f"{len(kept)} images to complete for {count} classes")
+    return kept.expand(count, -1)
 
 
 def _find_tokenizer(folder: Path, config: str | Path) -> Path:

@@ -18,6 +18,7 @@ class SamplingOptions:
     guidance_schedule: str | None = option(
         None, "scale along the codes, up to model.generator.guidance_scale", choices=(None, *SCHEDULES)
     )
+    soft_guidance: bool = option(False, "SoftCFG: guide away from confident codes too (autoregressive generators)")
     top_k: int | None = option(None, "draw from this many most likely codes; null: all", min=1)
     top_p: float | None = option(
         None, "draw from the fewest codes that are together this likely; null: all", above=0, max=1
@@ -28,8 +29,8 @@ class SamplingOptions:
 
     def changes(self) -> dict[str, Any]:
         """Settings of the decoder that are given here."""
-        given = {name: getattr(self, name) for name in ("guidance_schedule", "top_k", "top_p")}
-        return {name: value for name, value in given.items() if value is not None}
+        given = {name: getattr(self, name) for name in ("guidance_schedule", "soft_guidance", "top_k", "top_p")}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class SamplingSettings:
     temperature: float = 1.0  # 0: the most likely code
     top_k: int | None = None  # draw from this many most likely codes
     top_p: float | None = None  # draw from the fewest codes that are together this likely
+    soft_guidance: bool = False  # see `sampling.soft_guidance`
 
     def __post_init__(self):
         for name in ("guidance_scale", "guidance_scale_pow", "temperature"):

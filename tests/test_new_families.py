@@ -173,22 +173,25 @@ class MaskedDecoder:
     def __init__(self, generator: MaskedGenerator, settings: MaskedSettings, *, fixed_rows=None, forward=None):
         self.generator, self.settings, self.forward = generator, settings, forward or generator
         self.noise_shape = (settings.rounds, NUM_CODES)
+        self.order = torch.arange(NUM_CODES)
 
     @staticmethod
     def prepare(generator: MaskedGenerator, settings: MaskedSettings, batch_size: int, compile: bool) -> Callable:
         return generator
 
     @torch.no_grad()
-    def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
+    def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         codes = torch.full((len(class_ids), NUM_CODES), -1, device=class_ids.device)
         for round, places in enumerate(torch.arange(NUM_CODES).chunk(self.settings.rounds)):
             logits = self.forward(codes.masked_fill(codes < 0, self.generator.layout.codebook_size), class_ids)
             drawn = draw(logits.flatten(0, 1), noise[:, round].flatten().to(logits.device)).view_as(codes)
             codes[:, places] = drawn[:, places]
+            if kept is not None:
+                codes = torch.where(kept < 0, codes, kept)
             yield codes.clone()
 
-    def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
-        *_, codes = self.stream(class_ids, noise)
+    def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
+        *_, codes = self.stream(class_ids, noise, kept)
         return codes
 
 
@@ -312,6 +315,8 @@ def test_the_pipeline_generates_and_streams(work, tmp_path, monkeypatch):
     assert torch.equal(streamed[-1], images)
     assert not torch.equal(streamed[0], images)
     assert len(list(pipeline.with_settings(rounds=2).stream([0], every=1))) == 2
+    completed = pipeline.generate_codes([0, 1, 2], seed=1, kept=pipeline.keep_codes(images, 4))
+    assert torch.equal(completed[:, :4], pipeline.tokenizer.encode(images)[:, :4])
 
 
 def test_evaluation_runs(work, monkeypatch, capfd):

@@ -10,7 +10,7 @@ from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters, code_layout
 from modeling.rar import cache as rar_cache
 from sampling.autoregressive import AutoregressiveDecoder, _Batch
-from sampling.masked import MaskedDecoder, MaskedSettings
+from sampling.masked import MaskedDecoder, MaskedSettings, masked_counts
 from sampling.settings import SamplingSettings
 from tests.support.paths import ROOT
 from tests.support.toy.maskgit import NETWORKS, masked_generator
@@ -45,7 +45,10 @@ def test_pretending_finds_mistakes():
     assert not torch.is_autocast_enabled("cuda")
 
 
-@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"guidance_scale": 0.0}, {"soft_guidance": True}],
+)
 def test_decoding_can_be_recorded(changes):
     """A CUDA graph reads nothing from the host and waits for nothing."""
     model = load_config(ARConfig, "", [f"config={ROOT}/configs/fashion_mnist/ar.yaml"]).model
@@ -91,8 +94,8 @@ def test_masked_decoding_stays_on_its_device(network):
         noise, codes = noise.double().cuda(), torch.full((2, decoder.num_codes), -1, device="cuda")
         places = torch.arange(decoder.num_codes, device="cuda").expand_as(codes)
         with NothingFromTheHost():
-            for step in range(3):
-                codes, places = decoder.sampling_step(step, codes, places, classes, noise[:, step])
+            for step, left in enumerate(masked_counts(decoder.num_codes, 3)):
+                codes, places = decoder.sampling_step(step, left, codes, places, classes, noise[:, step])
         assert codes.device.type == "cuda"
         assert places.shape == (2, 0)
 

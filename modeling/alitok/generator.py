@@ -98,6 +98,7 @@ class AliTokGenerator(nn.Module):
     and "no class"."""
 
     decoding = "autoregressive"
+    num_special = 1  # the class
     loss_unit = "nats per code"
     loss_noise = 0
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.

@@ -6,11 +6,12 @@ from torch import Tensor
 
 
 class Filled:
-    """How many positions a cache holds. Its layers share this and not the cache, which would be a reference cycle:
-    the memory would then be freed only by a garbage collection."""
+    """How many positions a cache holds, and their weights. Its layers share this and not the cache, which would be a
+    reference cycle: the memory would then be freed only by a garbage collection."""
 
     def __init__(self):
         self.length = 0
+        self.value_weights: Tensor | None = None
 
 
 class LayerCache:
@@ -30,9 +31,19 @@ class LayerCache:
         end = start + q.shape[2]
         self.keys[:, :, start:end] = k
         self.values[:, :, start:end] = v
-        return F.scaled_dot_product_attention(
-            q, self.keys[:, :, :end], self.values[:, :, :end], is_causal=q.shape[2] > 1
-        )
+        keys, values, weights = self.keys[:, :, :end], self.values[:, :, :end], self.filled.value_weights
+        if weights is not None and weights.ndim == 3:
+            return weighted_attention(q, keys, values, weights)
+        if weights is not None:  # one pass over the values; at factors of 1 the result is the same to the bit
+            values = (values * weights[:, None, :end, None]).type_as(values)
+        return F.scaled_dot_product_attention(q, keys, values, is_causal=q.shape[2] > 1)
+
+
+def weighted_attention(q: Tensor, k: Tensor, v: Tensor, weights: Tensor) -> Tensor:
+    """Causal attention with factors (B, L, L) of the weights after the softmax; q, k, v: (B, heads, L, head_width)."""
+    mask = weights.new_full(weights.shape[1:], float("-inf")).triu(1)
+    scores = q.float() @ k.float().mT * q.shape[3] ** -0.5 + mask
+    return (scores.softmax(-1) * weights[:, None] @ v.float()).type_as(v)
 
 
 class KeyValueCache:
@@ -53,6 +64,16 @@ class KeyValueCache:
     @length.setter
     def length(self, positions: int) -> None:
         self._filled.length = positions
+
+    @property
+    def value_weights(self) -> Tensor | None:
+        """None, or (rows, positions) float32: factors of the attention weights after the softmax; the own
+        position's factor is 1. While an empty cache is filled in one pass, (rows, queries, positions)."""
+        return self._filled.value_weights
+
+    @value_weights.setter
+    def value_weights(self, weights: Tensor | None) -> None:
+        self._filled.value_weights = weights
 
     def position_inputs(self) -> tuple[Tensor, ...] | None:
         """What the next position needs beside keys and values: tensors (layers, ...) that do not depend on codes.

@@ -88,14 +88,13 @@ class Block(nn.Module):
     ) -> Tensor:
         """x: (B, L, width); condition: (B, L, width). With a cache, x continues the positions in it.
 
-        kept: (B, L', 6 width) with L' >= L, modulations of the positions from those of x on. They are read if
-        condition is None. Else condition is (B, L', width), and they are computed from it and written.
+        kept: (B, n, 6 width). If condition is None, n = L and these are the modulations. Else condition is
+        (B, L', width) with L' >= L, and the last n of its modulations are written to `kept`.
         """
-        if kept is None:
-            kept = self.modulation(condition)
-        elif condition is not None:
-            kept.copy_(self.modulation(condition))
-        modulation = kept[:, : x.shape[1]]
+        modulation = kept if condition is None else self.modulation(condition)
+        if kept is not None and condition is not None:
+            kept.copy_(modulation[:, -kept.shape[1] :])
+        modulation = modulation[:, : x.shape[1]]
         q, k, v = self.before_attention(x, modulation)
         if cache is None:
             attended = attention(q, k, v, causal=True, dropout=self.attn.attn_drop if self.training else 0.0)

@@ -22,11 +22,8 @@ class ModulatedCache(KeyValueCache):
         super().__init__(num_layers, rows, num_heads, length, head_width, **options)
         position_bytes = self.keys[:, :, :, 0].nbytes * BLOCK_MODULATIONS
         runs = -(-length // max(MODULATION_BYTES // position_bytes, 1))
-        self._allocate(-(-length // runs))
-
-    def _allocate(self, run_length: int) -> None:
-        layers, rows, heads, _, head_width = self.keys.shape
-        self.modulations = self.keys.new_empty(layers, rows, run_length, BLOCK_MODULATIONS * heads * head_width)
+        width = BLOCK_MODULATIONS * num_heads * head_width
+        self.modulations = self.keys.new_empty(num_layers, rows, -(-length // runs), width)
         self.run = range(0)  # the positions that have their modulations
 
     def position_inputs(self) -> tuple[Tensor, ...] | None:
@@ -36,10 +33,12 @@ class ModulatedCache(KeyValueCache):
         place = self.length - self.run.start
         return (self.modulations[:, :, place : place + 1],)
 
-    def start_run(self, positions: int) -> Tensor:
-        """Room (layers, rows, n, 6 width) for modulations of the n positions after the filled ones, n >= positions."""
-        if positions > self.modulations.shape[2]:
-            self._allocate(positions)
-        end = min(self.length + self.modulations.shape[2], self.keys.shape[3])
-        self.run = range(self.length, end)
+    def start_run(self, position: int) -> Tensor:
+        """Room (layers, rows, n, 6 width) for modulations of the run of n positions with `position` in it.
+
+        Runs begin at the same positions however the cache is filled, because recorded graphs rely on it.
+        """
+        longest = self.modulations.shape[2]
+        start = position // longest * longest
+        self.run = range(start, min(start + longest, self.keys.shape[3]))
         return self.modulations[:, :, : len(self.run)]

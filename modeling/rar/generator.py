@@ -30,6 +30,7 @@ class RARGenerator(nn.Module):
     """
 
     decoding = "autoregressive"
+    num_special = NUM_SPECIAL
     loss_unit = "nats per code"
     # Kept in float32: guidance amplifies rounding of the logits by up to guidance_scale.
     float32_parts = ("adaln_before_head", "lm_head")
@@ -133,8 +134,9 @@ class RARGenerator(nn.Module):
         """The blocks at the positions after those in the cache."""
         inputs, condition = cache.position_inputs() if x.shape[1] == 1 else None, None
         if inputs is None:
-            inputs = (cache.start_run(x.shape[1]),)
-            condition = self.condition(class_ids, cache.length, cache.length + inputs[0].shape[2])
+            start, end = cache.length, cache.length + x.shape[1]
+            inputs = (cache.start_run(end - 1),)
+            condition = self.condition(class_ids, start, cache.run.stop)
         for block, layer, kept in zip(self.blocks, cache.layers, *inputs, strict=True):
             x = block(x, condition, layer, kept)
         cache.advance(x.shape[1])

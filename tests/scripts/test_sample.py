@@ -16,6 +16,12 @@ def test_sample_as_a_command(pretrained, tmp_path):
     assert "(2)" in result.stdout
     scale = 96 // toy.IMAGE_SIZE
     assert Image.open(output).size == (scale * (3 * (toy.IMAGE_SIZE + 2) + 2), scale * (2 * (toy.IMAGE_SIZE + 2) + 2))
+    completed = tmp_path / "completed.png"
+    run(*grid, "--classes", "0,2", "--complete", output, "--keep", 4, "--output", completed)
+    assert Image.open(completed).size == Image.open(output).size
+    missing = run(*grid, "--classes", "0", "--complete", tmp_path / "none.png", "--keep", 4, check=False)
+    assert missing.returncode == 2
+    assert f"--complete {tmp_path / 'none.png'}" in missing.stderr
     wrong = run(*grid, "--classes", "tench", check=False)
     assert wrong.returncode == 2
     assert "only ImageNet's 1000 classes have names" in wrong.stderr

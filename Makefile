@@ -1,13 +1,15 @@
 # make quickstart   the whole pipeline on Fashion-MNIST, from data to pictures: minutes on two cores
 # make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
+# make demo         a page that draws images with the quickstart's models; MODELS="output/a output/b" compares others
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
 # make test-fast    the tests that take a few seconds at most and start no processes: a minute on two cores
 # Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
+MODELS ?= output/quickstart/ar
 
-.PHONY: quickstart ablation test test-fast lint clean
+.PHONY: quickstart ablation demo test test-fast lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.quickstart.run
@@ -15,6 +17,9 @@ quickstart: .venv/installed
 ablation: .venv/installed
 	$(BIN)/python -m dataset.fashion_mnist --output data/fashion_mnist
 	$(BIN)/python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
+
+demo: .venv/installed-demo
+	$(BIN)/python -m demo $(MODELS)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
@@ -33,7 +38,11 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-demo: .venv/installed requirements-demo.txt
+	$(BIN)/python -m pip install -r requirements-demo.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-demo.txt requirements-dev.txt
 	$(BIN)/python -m pip install -r requirements-dev.txt
 	touch $@
 

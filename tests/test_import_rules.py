@@ -80,3 +80,9 @@ def test_no_family_is_told_by_its_class_or_attributes():
                     asked = ast.unparse(node.args[0])
                     known = any(word in asked for word in ("tokenizer", "generator", "model"))
                     assert not known, f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_progress_bars_are_those_of_utils():
+    """tqdm's own write bars and carriage returns into files."""
+    for path in (path for room in ("*.py", *(f"{room}/**/*.py" for room in ALLOWED)) for path in ROOT.glob(room)):
+        assert "tqdm" not in imported(path) or path == ROOT / "utils" / "progress.py", path

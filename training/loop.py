@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from training.checkpoint import Checkpointer
 from training.distributed import require_agreement
@@ -18,6 +17,7 @@ from training.plots import plot_curves
 from training.preemption import StoppedWaiting, StopRequest
 from training.source_fingerprint import source_fingerprint
 from utils.config import flatten_keys, option
+from utils.progress import tqdm
 from utils.weights import exported_step
 
 
@@ -95,8 +95,8 @@ def train(
         total=total_steps,
         initial=state.step,
         desc=experiment.name,
+        unit="step",
         disable=not accelerator.is_main_process,
-        mininterval=1.0,
     )
     with StopRequest(accelerator) as stop, bar:
         on_start(logger)
@@ -144,7 +144,10 @@ def train(
                 break
             with stats.pause():
                 if due(experiment.eval_every) or milestone:
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in validate(logger).items()})
+                    measured = validate(logger)
+                    if accelerator.is_main_process:  # a line of its own, as the bar has no room
+                        numbers = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+                        tqdm.write(f"step {state.step}: {numbers}", file=sys.stderr)
                     _plot(checkpointer, curves, experiment.name)
                 after_step(logger)
         if state.step >= total_steps:

@@ -50,7 +50,7 @@ class tqdm(tqdm_package.tqdm):
         unit = {"it": "", "B": "B"}.get(self.unit, f" {self.unit}s")
         words = [f"{self._number(self.n)}{of_total}{unit}{share} in {self.format_interval(elapsed)}"]
         rate = facts["rate"] or (self.n / elapsed if elapsed else 0.0)
-        if total and rate and not last:
+        if total and rate and self.n < total and not last:
             words.append(f"{self.format_interval((total - self.n) / rate)} left")
         words += [self.postfix] if self.postfix else []
         self.fp.write((f"{self.desc.removesuffix(': ')}: " if self.desc else "") + ", ".join(words) + "\n")

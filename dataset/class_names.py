@@ -20,10 +20,11 @@ def keep_class_names(folder: Path, classes: Sequence[str]) -> None:
 def class_names(folder: Path, num_classes: int) -> list[str]:
     """A name for each class of the generator in `folder`: from its file, else ImageNet's, else "class 7".
 
-    Raises UserError if the file is damaged.
+    OUTPUT/checkpoints/step_N has the file of OUTPUT. Raises UserError if the file is damaged.
     """
-    path = folder / CLASSES_FILE
-    kept = _read(path)[:num_classes] if path.is_file() else []
+    of_training = folder.resolve().parent.parent
+    places = (folder / CLASSES_FILE, of_training / CLASSES_FILE)
+    kept = next((_read(path)[:num_classes] for path in places if path.is_file()), [])
     if num_classes == NUM_IMAGENET_CLASSES and all(_is_identifier(name) for name in kept):
         return [names[0] for names in imagenet_names.class_names()]
     names = [f"class {name}" if name.isdigit() else _without_number(name) for name in kept]

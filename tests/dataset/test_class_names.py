@@ -15,6 +15,7 @@ def test_classes_without_names_are_numbered(tmp_path):
     assert class_names(tmp_path, 2) == ["class 0", "class 1"]
     keep_class_names(tmp_path, ["cat"])
     assert class_names(tmp_path, 3) == ["cat", "class 1", "class 2"]
+    assert class_names(tmp_path / "checkpoints" / "step_00000001", 1) == ["cat"]
 
 
 def test_a_thousand_identifiers_are_imagenets(tmp_path):

@@ -2,6 +2,7 @@
 # make pictures DATA=FOLDER   the same on your own pictures, at 64 x 64, on a GPU (docs/your_data.md);
 #                   CLASSES=number of class folders (1), OUT=folder of the results (output/pictures)
 # make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
+# make demo         a page that draws images with the quickstart's models; MODELS="output/a output/b" compares others
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
 # make test-fast    the tests that take a few seconds at most and start no processes: a minute on two cores
 # Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
@@ -10,9 +11,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 CLASSES ?= 1
 OUT ?= output/pictures
+MODELS ?= output/quickstart/ar
 TRAIN_ON = dataset.params.data_path="$(DATA)" experiment.output_dir
 
-.PHONY: quickstart pictures ablation test test-fast lint clean
+.PHONY: quickstart pictures ablation demo test test-fast lint clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m experiments.quickstart.run
@@ -33,6 +35,9 @@ ablation: .venv/installed
 	$(BIN)/python -m dataset.fashion_mnist --output data/fashion_mnist
 	$(BIN)/python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 
+demo: .venv/installed-demo
+	$(BIN)/python -m demo $(MODELS)
+
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
@@ -50,7 +55,11 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt
+.venv/installed-demo: .venv/installed requirements-demo.txt
+	$(BIN)/python -m pip install -r requirements-demo.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-demo.txt requirements-dev.txt
 	$(BIN)/python -m pip install -r requirements-dev.txt
 	touch $@
 

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import torch
 
-from dataset.crops import center_crop
-from dataset.decode import BadImage, read_rgb
 from dataset.imagenet_names import class_id
-from dataset.images import to_float, to_uint8
+from dataset.images import read_center_crop
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
 from sampling.masked import DECAYS
 from sampling.pipeline import Pipeline
 from utils.arguments import at_least, file_path, number
-from utils.errors import UserError, entry_point
+from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
 from utils.process import init_process
@@ -66,14 +64,6 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def read_image(path: Path, size: int) -> torch.Tensor:
-    """The square in the middle of an image, (1, 3, size, size) in [0, 1]. Raises UserError."""
-    try:
-        return to_float(to_uint8(center_crop(read_rgb(path), size)))[None]
-    except BadImage as error:
-        raise UserError(f"--complete {path}: not an image that can be read ({error})") from error
-
-
 def draw(args: argparse.Namespace) -> None:
     words = args.classes.split(",")
     pipeline = Pipeline.from_pretrained(
@@ -90,7 +80,7 @@ def draw(args: argparse.Namespace) -> None:
     if args.complete is None:
         images = pipeline.generate(classes)
     else:
-        images = pipeline.complete(read_image(args.complete, pipeline.tokenizer.image_size), args.keep, classes)
+        images = pipeline.complete(read_center_crop(args.complete, pipeline.tokenizer.image_size), args.keep, classes)
     save_png(grid(images, columns=args.per_class, scale=preview_scale(images.shape[-1])), args.output)
     rows = (f"{word.strip()} ({c})" for word, c in zip(words, classes[:: args.per_class], strict=True))
     print(f"wrote {args.output}: {', '.join(rows)}")

@@ -8,7 +8,6 @@ from dataclasses import asdict
 
 import numpy as np
 from accelerate import PartialState
-from tqdm import tqdm
 
 from modeling.build import code_layout, load_generator, load_tokenizer
 from modeling.interfaces import GENERATORS
@@ -21,6 +20,7 @@ from utils.config import load_config
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 from utils.process import init_process
+from utils.progress import of_processes, tqdm
 from utils.sharded_output import background_writer
 from utils.weights import fingerprint
 
@@ -38,7 +38,7 @@ def draw_shards(
 ) -> None:
     """Draw this process's shards; a thread writes each while the next one is drawn."""
     total = sum(len(shards.items(s)) for s in mine)
-    title = f"sampling, process 1 of {state.num_processes}"
+    title = of_processes("sampling", state.num_processes)
     with (
         background_writer() as submit,
         tqdm(total=total, unit="image", desc=title, disable=not state.is_main_process) as bar,

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from dataset.images import ImageList
 from utils.atomic import write_text
 from utils.errors import UserError
+from utils.progress import tqdm
 
 MAX_PATHS_IN_ERROR = 5
 

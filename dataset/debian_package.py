@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tqdm import tqdm
+from utils.progress import tqdm
 
 POOL = "http://deb.debian.org/debian/pool/main/"
 TIMEOUT = 20  # seconds without an answer

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dataset.debian_package import SOURCE_ERRORS, DebianPackage, download, unpack, verified
 from dataset.decode import IMAGE_SUFFIXES, read_rgb
@@ -25,6 +24,7 @@ from utils.arguments import at_least, file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
 from utils.folder_lock import exclusive_lock
+from utils.progress import tqdm
 
 MATE = DebianPackage(
     "m/mate-backgrounds/mate-backgrounds_1.26.0-1_all.deb",

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torchvision.datasets import FashionMNIST
-from tqdm import tqdm
 
 from dataset.debian_package import POOL, SOURCE_ERRORS, download, unpack, verified
 from utils.arguments import file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
 from utils.folder_lock import exclusive_lock
+from utils.progress import tqdm
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",

@@ -18,8 +18,9 @@ from dataset.archives.index import load_listing
 from dataset.archives.locate import SPLIT_WORDS, Archives, find_archives, split_names
 from dataset.archives.places import Places
 from dataset.classes import class_numbers
+from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
-from dataset.decode import IMAGE_SUFFIXES, read_rgb
+from dataset.decode import IMAGE_SUFFIXES, BadImage, read_rgb
 from dataset.listing import describe, files_below, is_data, subfolders, suffix
 from utils.errors import UserError, nearest
 
@@ -201,3 +202,11 @@ def to_uint8(image: Image.Image) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """(..., 3, H, W) uint8 -> float32 in [0, 1]. Call it on the device: bytes are faster to transfer."""
     return images.float() / 255
+
+
+def read_center_crop(path: str | Path, size: int) -> Tensor:
+    """ADM's centre crop of one image file, (1, 3, size, size) in [0, 1]. Raises UserError."""
+    try:
+        return to_float(to_uint8(center_crop(read_rgb(path), size)))[None]
+    except BadImage as error:
+        raise UserError(f"{path} is not an image that can be read ({error})") from error

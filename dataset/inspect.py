@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
@@ -25,6 +24,7 @@ from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point, first_line, warn
 from utils.images import grid, labelled_rows, save_png
 from utils.output_file import PNG, output_file
+from utils.progress import tqdm
 from utils.workers import Loader
 
 SPLITS = ("train", "val", "test")

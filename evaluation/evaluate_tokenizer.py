@@ -13,7 +13,6 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
-from tqdm import tqdm
 
 from dataset.crops import RESIZES, resize_center_crop
 from dataset.data_order import evenly_spaced
@@ -35,6 +34,7 @@ from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
 from utils.pretrained import get_weights
 from utils.process import init_process
+from utils.progress import tqdm
 from utils.workers import Loader
 
 NUM_PREVIEWS = 16

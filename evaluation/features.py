@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluation.images import Images
 from utils.errors import UserError
+from utils.progress import tqdm
 
 KINDS = ("pool", "spatial", "logits")
 

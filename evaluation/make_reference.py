@@ -10,7 +10,6 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dataset.crops import center_crop
 from dataset.image_dataset import CenterCrops
@@ -25,6 +24,7 @@ from utils.errors import UserError, entry_point
 from utils.npz import IMAGES, NpzImages, read_arrays
 from utils.output_file import ZIP, output_file
 from utils.process import init_process
+from utils.progress import tqdm
 from utils.workers import Loader
 
 BATCH_SIZE = 64

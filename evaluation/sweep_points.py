@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from evaluation.features import KINDS, Extractor, Features
 from sampling.pipeline import Pipeline
@@ -15,6 +14,7 @@ from utils.atomic import read_json, write_atomically
 from utils.errors import UserError
 from utils.images import to_bytes
 from utils.npz import read_arrays
+from utils.progress import tqdm
 from utils.sharded_output import ShardedOutput, explain_write_errors
 
 

@@ -9,7 +9,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset.image_dataset import CenterCrops
 from dataset.images import ImageList, list_images, to_float
@@ -18,6 +17,7 @@ from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
 from utils.output_file import output_file
 from utils.process import init_process
+from utils.progress import tqdm
 from utils.workers import Loader
 
 LEARNING_RATE = 2e-3

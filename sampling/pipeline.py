@@ -246,6 +246,20 @@ class Pipeline:
             codes = self.tokenizer.encode(codes)
         return keep_codes(codes, keep, self.decoder.order)
 
+    def stream_codes(
+        self,
+        class_ids: Sequence[int],
+        image_ids: Sequence[int] | None = None,
+        seed: int | None = None,
+        kept: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The codes of one batch after each stage of decoding, (n, T) int64, -1 where none is drawn yet.
+
+        kept: codes that stay, see `keep_codes`; the stages are then those of the others.
+        """
+        noise, kept = self._noise(class_ids, image_ids, seed), one_row_each(kept, len(class_ids))
+        yield from self.decoder.stream(torch.tensor(class_ids, device=self.device), noise, kept)
+
     def stream(
         self,
         class_ids: Sequence[int],
@@ -257,11 +271,10 @@ class Pipeline:
         """Images of one batch after each `every` stages of decoding (codes, if they come one by one) and at the
         end, (n, 3, H, W) in [0, 1]. Codes that are not drawn yet repeat their neighbours.
 
-        kept: codes that stay, see `keep_codes`; the stages are then those of the others.
+        The other arguments are those of `stream_codes`.
         """
-        noise, stage = self._noise(class_ids, image_ids, seed), 0
-        kept = one_row_each(kept, len(class_ids))
-        for stage, codes in enumerate(self.decoder.stream(torch.tensor(class_ids, device=self.device), noise, kept), 1):
+        stage = 0
+        for stage, codes in enumerate(self.stream_codes(class_ids, image_ids, seed, kept), 1):
             if stage % every == 0:
                 yield self.decode(fill_undrawn(codes))
         if stage % every:

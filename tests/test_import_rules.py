@@ -13,6 +13,7 @@ ALLOWED = {
     "sampling": {"modeling", "utils"},
     "dataset": {"modeling", "utils"},
     "evaluation": {"sampling", "dataset", "modeling", "utils"},
+    "demo": {"sampling", "dataset", "modeling", "utils"},
     "train_tokenizer": {"training", "evaluation", "dataset", "modeling", "utils"},
     "hub": {"training", "sampling", "modeling", "utils"},
     "train_generator": {"training", "evaluation", "sampling", "dataset", "modeling", "utils"},
@@ -73,10 +74,17 @@ def test_families_are_known_only_in_their_folders():
 
 def test_no_family_is_told_by_its_class_or_attributes():
     """What a model can do is said by its interface, not found out by looking at it."""
-    for room in ("training", "sampling", "dataset", "evaluation", "train_tokenizer", "train_generator", "hub"):
+    rooms = ("training", "sampling", "dataset", "evaluation", "demo", "train_tokenizer", "train_generator", "hub")
+    for room in rooms:
         for path in modules(room):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "hasattr", "getattr"):
                     asked = ast.unparse(node.args[0])
                     known = any(word in asked for word in ("tokenizer", "generator", "model"))
                     assert not known, f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_progress_bars_are_those_of_utils():
+    """tqdm's own write bars and carriage returns into files."""
+    for path in (path for room in ("*.py", *(f"{room}/**/*.py" for room in ALLOWED)) for path in ROOT.glob(room)):
+        assert "tqdm" not in imported(path) or path == ROOT / "utils" / "progress.py", path

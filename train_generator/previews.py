@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from modeling.build import load_tokenizer
 from modeling.interfaces import Generator, Tokenizer
@@ -16,6 +15,7 @@ from training.logging import Logger
 from utils.errors import first_line
 from utils.images import grid, preview_scale
 from utils.pretrained import find_pretrained_weights
+from utils.progress import tqdm
 from utils.weights import fingerprint
 
 MAX_CLASSES = 10

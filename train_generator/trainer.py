@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.class_names import keep_class_names
 from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
 from dataset.images import to_float
@@ -307,10 +308,11 @@ class GeneratorTrainer:
         return load_tokenizer(self.config.model.vq_model, experiment.tokenizer_checkpoint, self.accelerator.device)
 
     def export(self) -> None:
-        """Write the weights, and the tokenizer beside them: the folder is all that sampling needs."""
+        """Write the weights, beside them the tokenizer and the names of the classes: all that sampling needs."""
         main = self.accelerator.is_main_process
         state = full_state(self.state.inference_model, keep=main) if main or self.sharded else {}
         if main:
             # The weights last: they mark the training as done.
             keep_tokenizer(self.config.experiment.tokenizer_checkpoint, self.output_dir)
+            keep_class_names(self.output_dir, self.data.classes)
             self.checkpointer.export(state)

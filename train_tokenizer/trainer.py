@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
@@ -30,6 +29,7 @@ from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.state import TrainState
 from utils.errors import UserError
+from utils.progress import tqdm
 
 CURVES = (
     ("loss", "reconstruction"),

@@ -3,7 +3,6 @@
 import sys
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from dataset.images import ImageList
 from evaluation.evaluate_tokenizer import TokenizerEvaluation
@@ -14,6 +13,7 @@ from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
 from training.logging import Logger
 from utils.pretrained import find_weights
+from utils.progress import tqdm
 
 
 class Validation:

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from omegaconf import MISSING, OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm import tqdm
 
 from training.checkpoint_files import (
     checkpoint_step,
@@ -28,6 +27,7 @@ from utils.atomic import write_text
 from utils.config import option
 from utils.errors import UserError, first_line
 from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
+from utils.progress import tqdm
 from utils.weights import WRITTEN_FILES, export_weights, load_strict
 
 CONFIG_FILE = "config.yaml"

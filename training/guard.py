@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training.fsdp import gather_full
 from utils.config import option
 from utils.errors import UserError
+from utils.progress import tqdm
 
 
 @dataclass
@@ -64,7 +65,8 @@ class StepGuard:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()  # it saw the overflow while clipping, and lowers its scale
         self.bad_in_a_row += 1
-        self.accelerator.print(f"warning: step {step} skipped, its loss or gradient is not finite")
+        if self.accelerator.is_main_process:
+            tqdm.write(f"warning: step {step} skipped, its loss or gradient is not finite")
         if self.bad_in_a_row >= self.max_bad_steps:
             raise UserError(
                 f"{self.bad_in_a_row} steps in a row up to step {step} had no finite loss and gradient; nothing new was"

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from utils.config import option
 from utils.errors import UserError, first_line
 from utils.images import save_png
+from utils.progress import tqdm
 
 LOG_FILE = "metrics.jsonl"
 WANDB_TIMEOUT = 30  # seconds
@@ -107,7 +107,7 @@ class Logger:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:  # a full disk must not end the training
-            print(f"warning: {self.path} could not be written ({error})")
+            tqdm.write(f"warning: {self.path} could not be written ({error})")
         for line in self._watch(step, values) if self._watch else ():
             tqdm.write(line, file=sys.stderr)
         self._send(lambda: self._wandb.log(values, step=step) if self._wandb else self._scalars(step, values))
@@ -135,7 +135,7 @@ class Logger:
         try:
             send()
         except Exception as error:
-            print(f"warning: tracking failed ({error}); numbers still go to {self.path}")
+            tqdm.write(f"warning: tracking failed ({error}); numbers still go to {self.path}")
 
     def close(self) -> None:
         if self._wandb:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from training.checkpoint import Checkpointer
 from training.compare import CurveWatch, make_watch
@@ -19,6 +18,7 @@ from training.plots import plot_curves
 from training.preemption import StoppedWaiting, StopRequest
 from training.source_fingerprint import source_fingerprint
 from utils.config import flatten_keys, option
+from utils.progress import tqdm
 from utils.weights import exported_step
 
 
@@ -98,8 +98,8 @@ def train(
         total=total_steps,
         initial=state.step,
         desc=experiment.name,
+        unit="step",
         disable=not accelerator.is_main_process,
-        mininterval=1.0,
     )
     with StopRequest(accelerator) as stop, bar:
         on_start(logger)
@@ -148,7 +148,10 @@ def train(
             with stats.pause():
                 validating = due(experiment.eval_every) or milestone
                 if validating:
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in validate(logger).items()})
+                    measured = validate(logger)
+                    if accelerator.is_main_process:  # a line of its own, as the bar has no room
+                        numbers = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+                        tqdm.write(f"step {state.step}: {numbers}", file=sys.stderr)
                 after_step(logger)
                 if validating:  # last: the curves show what the step has logged
                     _plot(checkpointer, curves, experiment.name, watch)

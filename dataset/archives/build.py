@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.archives.imagenet_labels import read_classes
 from dataset.archives.locate import TABLES, Archives
@@ -22,6 +21,7 @@ from dataset.archives.tables import table_rows
 from dataset.classes import are_numbers
 from dataset.listing import suffix
 from utils.errors import UserError
+from utils.progress import tqdm
 
 MAX_THREADS = 16  # they wait for the disk most of the time
 

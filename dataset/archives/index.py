@@ -19,7 +19,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.archives.build import Builder, Listing
 from dataset.archives.imagenet_labels import label_files
@@ -28,6 +27,7 @@ from dataset.archives.places import Places
 from utils.atomic import write_atomically
 from utils.errors import UserError
 from utils.file_lock import one_process
+from utils.progress import tqdm
 
 VERSION = 1
 INDEX_FOLDER = ".image_index"

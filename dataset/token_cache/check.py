@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
 from dataset.data_order import evenly_spaced
@@ -21,6 +20,7 @@ from modeling.layers.codebook_usage import PositionUsage
 from modeling.layers.precision import full_float32
 from utils.errors import UserError, WriteError
 from utils.images import grid, preview_scale, save_png
+from utils.progress import tqdm
 
 ROWS_PER_READ = 1024
 HASH_BLOCK = 1 << 22  # bytes

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from tqdm import tqdm
 
 from dataset.images import ImageList
 from dataset.token_cache.metadata import LAYOUTS, UNKNOWN, CacheMetadata
@@ -18,6 +17,7 @@ from dataset.token_cache.reader import TokenCache, open_token_cache
 from dataset.token_cache.writer import CacheWriter
 from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
+from utils.progress import tqdm
 
 CROPS = {10: "ten_crop", 2: "center_and_flip"}  # by number of views
 

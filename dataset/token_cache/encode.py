@@ -14,7 +14,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dataset.crops import center_crop, cut_views, source_size
 from dataset.decode import BadImage
@@ -24,6 +23,7 @@ from dataset.token_cache.writer import CacheWriter
 from modeling.interfaces import Tokenizer
 from modeling.layers.precision import autocast, full_float32
 from utils.errors import UserError
+from utils.progress import of_processes, tqdm
 from utils.sharded_output import ShardedOutput, background_writer
 from utils.workers import Loader
 
@@ -142,7 +142,7 @@ def encode_shards(
     bar = tqdm(
         total=sum(len(writer.items(shard)) for shard in shards),
         unit="image",
-        desc=f"encoding, process 1 of {state.num_processes}",
+        desc=of_processes("encoding", state.num_processes),
         disable=not state.is_main_process,
         mininterval=1.0,
         smoothing=0.02,

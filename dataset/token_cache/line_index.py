@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.atomic import write_npy
 from utils.errors import UserError
 from utils.file_lock import one_process
+from utils.progress import tqdm
 
 INDEX_SUFFIX = ".index.npy"
 HEADER_ROWS = 2

@@ -7,7 +7,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from dataset.listing import describe, files_below, subfolders
 from dataset.token_cache.jsonl import JsonlTokenCache
@@ -21,6 +20,7 @@ from dataset.token_cache.metadata import (
     read_metadata,
 )
 from utils.errors import UserError, warn
+from utils.progress import tqdm
 
 RESERVED_OPEN_FILES = 512  # for the rest of the program
 

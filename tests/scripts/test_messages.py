@@ -76,6 +76,13 @@ def test_undecodable_files_end_pretokenization(refusal, tmp_path):
     assert not (tmp_path / "cache" / "metadata.json").exists()
 
 
+def test_output_to_a_file_has_no_bars(program, sampling):
+    code, out, err = program(*sampling())
+    assert code == 0, err
+    assert not set("\r\x1b█") & set(out + err)
+    assert "sampling: 10 of 10 images (100%) in 00:" in err
+
+
 def test_counts_below_the_minimum(refusal):
     message = refusal("pretokenization.py", "--max_images", "0")
     assert message.endswith("error: argument --max_images: is 0; it must be at least 1")

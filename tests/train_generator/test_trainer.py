@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.class_names import class_names
 from dataset.position_pictures import position_picture
 from dataset.token_cache.reader import open_token_cache
 from tests.support import toy
@@ -35,6 +36,7 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
+    assert class_names(trainer.output_dir, toy.NUM_CLASSES) == ["a", "b", "c", "d"]
 
 
 def validation_losses(trainer: GeneratorTrainer) -> list[float]:

@@ -58,7 +58,17 @@ class StepMemory:
         return self.state + self.kept + self.backward
 
 
-def _flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False) -> Tensor:
+def _fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    if attn_mask is not None:  # which FlashAttention does not take
+        mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, mask, False)[0]
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal)[0]
 
 
@@ -72,7 +82,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
     attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda")
     try:
-        F.scaled_dot_product_attention = _flash_attention  # the choice of a kernel would ask the GPU
+        F.scaled_dot_product_attention = _fused_attention  # the choice of a kernel would ask the GPU
         if precision in AUTOCAST:  # torch.autocast refuses without a GPU
             torch.set_autocast_dtype("cuda", AUTOCAST[precision])
             torch.set_autocast_enabled("cuda", True)

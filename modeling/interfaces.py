@@ -177,6 +177,10 @@ class AutoregressiveGenerator(Generator, Protocol):
     def new_cache(self, class_ids: Tensor) -> Any:
         """An empty cache for rows of class_ids (B,)."""
 
+    def prepare_position(self, class_ids: Tensor, cache: Any) -> None:
+        """Make what `cache.position_inputs` returns for the next position, unless it is there: a recorded position
+        makes nothing that others need too."""
+
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes (B, T) in the order drawn -> in the tokenizer's order."""
 

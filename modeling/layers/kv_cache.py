@@ -4,13 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling.layers.head_norms import HeadNorms
+
 
 class Filled:
-    """How many positions a cache holds. Its layers share this and not the cache, which would be a reference cycle:
-    the memory would then be freed only by a garbage collection."""
+    """How many positions a cache holds, and their weights. Its layers share this and not the cache, which would be a
+    reference cycle: the memory would then be freed only by a garbage collection."""
 
     def __init__(self):
         self.length = 0
+        self.value_weights: Tensor | None = None
 
 
 class LayerCache:
@@ -21,11 +24,18 @@ class LayerCache:
         self.values = values
         self.filled = filled
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    @property
+    def value_weights(self) -> Tensor | None:
+        return self.filled.value_weights
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms | None = None) -> Tensor:
         """Store k and v of the next n positions, then attend from q to all positions up to its own.
 
-        q, k, v: (B, heads, n, head_width), n = 1 unless the cache is empty. Returns the same shape.
+        q, k, v: (B, heads, n, head_width), n = 1 unless the cache is empty. norms: what is still to be done to q and
+        k. Returns the same shape.
         """
+        if norms is not None:
+            q, k = norms(q, k)
         start = self.filled.length
         end = start + q.shape[2]
         self.keys[:, :, start:end] = k
@@ -41,8 +51,8 @@ class KeyValueCache:
     def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
         """options: dtype and device."""
         shape = (num_layers, rows, num_heads, length, head_width)
-        self.keys = torch.empty(shape, **options)
-        self.values = torch.empty(shape, **options)
+        self.keys = torch.zeros(shape, **options)
+        self.values = torch.zeros(shape, **options)
         self._filled = Filled()
         self.layers = [LayerCache(k, v, self._filled) for k, v in zip(self.keys, self.values, strict=True)]
 
@@ -53,6 +63,20 @@ class KeyValueCache:
     @length.setter
     def length(self, positions: int) -> None:
         self._filled.length = positions
+
+    @property
+    def value_weights(self) -> Tensor | None:
+        """None, or (rows, positions) float32: factors of the attention weights after the softmax; the own
+        position's factor is 1."""
+        return self._filled.value_weights
+
+    @value_weights.setter
+    def value_weights(self, weights: Tensor | None) -> None:
+        self._filled.value_weights = weights
+
+    def positions(self, count: int) -> slice | Tensor:
+        """Index of the next `count` positions in a table of positions; a tensor if only the device knows them."""
+        return slice(self.length, self.length + count)
 
     def position_inputs(self) -> tuple[Tensor, ...] | None:
         """What the next position needs beside keys and values: tensors (layers, ...) that do not depend on codes.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.interfaces import AutoregressiveGenerator
+from modeling.layers.head_norms import HeadNorms
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -55,8 +56,10 @@ class _FunctionalLayer:
     def __init__(self, past_k: Tensor, past_v: Tensor):
         self.past_k, self.past_v = past_k, past_v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms | None = None) -> Tensor:
         """q, k, v: (B, heads, 1, d); the past: (B, heads, n, d). Returns (B, heads, 1, d)."""
+        if norms is not None:
+            q, k = norms(q, k)
         self.k, self.v = k, v
         past_k, past_v = self.past_k.float(), self.past_v.float()
         q = q.float() * q.shape[-1] ** -0.5
@@ -73,6 +76,9 @@ class _FunctionalCache:
         self.length = past_k.shape[3]
         self.inputs = inputs
         self.layers = [_FunctionalLayer(k, v) for k, v in zip(past_k, past_v, strict=True)]
+
+    def positions(self, count: int) -> slice:
+        return slice(self.length, self.length + count)
 
     def position_inputs(self) -> tuple[Tensor, ...]:
         return self.inputs

@@ -11,7 +11,7 @@ from modeling.layers.decode_attention import DecodeAttention, decode_attention
 from modeling.layers.kv_cache import KeyValueCache
 from sampling.cpu import compile_step, pack_linears
 from sampling.cuda_graphs import RecordedFunction
-from sampling.decoding import DECODERS, check_batch
+from sampling.decoding import DECODERS, DRAW_BYTES, check_batch
 from sampling.device_position import DevicePositionCache
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
@@ -63,6 +63,14 @@ class AutoregressiveDecoder:
             for module, name in generator.compiled_when_decoding():
                 setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
         return generator
+
+    @staticmethod
+    def bytes_per_image(generator: AutoregressiveGenerator, settings: SamplingSettings, bytes_per_number: int) -> int:
+        """Mostly keys and values, for guidance twice."""
+        rows = 1 if settings.scales(generator.layout.num_codes) is None else 2
+        cache = generator.new_cache(torch.zeros(1, dtype=torch.int64))
+        numbers = cache.keys.numel() + cache.values.numel()
+        return rows * (numbers * bytes_per_number + generator.layout.codebook_size * DRAW_BYTES)
 
     def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
         """Codes (B, T) int64 in the tokenizer's order. Arguments and errors: see `_decode`."""

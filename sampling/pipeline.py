@@ -37,6 +37,7 @@ from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
 from utils.yaml_files import read_yaml, resolve_path
 
 TOKENIZER_FILE = "tokenizer.safetensors"
+DECODED_TOGETHER = 125  # images: a convolutional decoder needs about 0.1 GB for each
 
 
 def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator) -> None:
@@ -183,7 +184,7 @@ class Pipeline:
     def decode(self, codes: Tensor) -> Tensor:
         """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision. Raises UserError for NaN."""
         with autocast(self.device, self.precision):
-            images = self.tokenizer.decode(codes).float()
+            images = torch.cat([self.tokenizer.decode(part).float() for part in codes.split(DECODED_TOGETHER)])
         if not images.isfinite().all():
             raise UserError(f"the tokenizer decodes to NaN or infinity in {self.precision}: its weights are damaged")
         return images

@@ -13,7 +13,9 @@ class SamplingOptions:
     """`sampling`: what sample_imagenet.py draws."""
 
     num_samples: int = option(50000, "images; image i has class i mod condition_num_classes", min=1)
-    batch_size: int = option(125, "images per process and batch", min=1)
+    batch_size: int | None = option(
+        None, "images per process and batch; null: at most 500, as a GPU's memory allows, and 32 on a CPU", min=1
+    )
     class_ids: list[int] | None = option(None, "repeat these classes, e.g. [207, 250]; null: all")
     guidance_schedule: str | None = option(
         None, "scale along the codes, up to model.generator.guidance_scale", choices=(None, *SCHEDULES)

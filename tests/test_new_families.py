@@ -178,6 +178,10 @@ class MaskedDecoder:
     def prepare(generator: MaskedGenerator, settings: MaskedSettings, batch_size: int, compile: bool) -> Callable:
         return generator
 
+    @staticmethod
+    def bytes_per_image(generator: MaskedGenerator, settings: MaskedSettings, bytes_per_number: int) -> int:
+        return NUM_CODES * generator.layout.codebook_size * bytes_per_number
+
     @torch.no_grad()
     def stream(self, class_ids: Tensor, noise: Tensor) -> Iterator[Tensor]:
         codes = torch.full((len(class_ids), NUM_CODES), -1, device=class_ids.device)

@@ -174,8 +174,8 @@ class AutoregressiveGenerator(Generator, Protocol):
         code (n may be 0); else they continue what the cache holds, and the cache grows by them.
         """
 
-    def new_cache(self, class_ids: Tensor) -> Any:
-        """An empty cache for rows of class_ids (B,)."""
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> Any:
+        """An empty cache for rows of class_ids (B,). precision: see `modeling.layers.kv_cache.DTYPES`."""
 
     def prepare_position(self, class_ids: Tensor, cache: Any) -> None:
         """Make what `cache.position_inputs` returns for the next position, unless it is there: a recorded position

@@ -68,9 +68,9 @@ class AutoregressiveDecoder:
     def bytes_per_image(generator: AutoregressiveGenerator, settings: SamplingSettings, bytes_per_number: int) -> int:
         """Mostly keys and values, for guidance twice."""
         rows = 1 if settings.scales(generator.layout.num_codes) is None else 2
-        cache = generator.new_cache(torch.zeros(1, dtype=torch.int64))
-        numbers = cache.keys.numel() + cache.values.numel()
-        return rows * (numbers * bytes_per_number + generator.layout.codebook_size * DRAW_BYTES)
+        cache = generator.new_cache(torch.zeros(1, dtype=torch.int64), settings.cache_precision)
+        cached = sum(min(t.itemsize, bytes_per_number) * t.numel() for t in (cache.keys, cache.values))
+        return rows * (cached + generator.layout.codebook_size * DRAW_BYTES)
 
     def __call__(self, class_ids: Tensor, noise: Tensor) -> Tensor:
         """Codes (B, T) int64 in the tokenizer's order. Arguments and errors: see `_decode`."""
@@ -129,7 +129,7 @@ class _Batch:
             self.class_ids = torch.cat([self.class_ids, torch.full_like(self.class_ids, generator.num_classes)])
         self.codes = torch.full((rows, decoder.num_codes), -1, device=device)
         self.next = torch.zeros(1, dtype=torch.int64, device=device)  # the position of the code that is drawn next
-        self.cache = generator.new_cache(self.class_ids)
+        self.cache = generator.new_cache(self.class_ids, decoder.settings.cache_precision)
 
     def fill(self, class_ids: Tensor, noise: Tensor) -> None:
         """Start another batch in the same buffers, because a recorded graph refers to them."""
@@ -176,7 +176,7 @@ class _SteppedBatch(_Batch):
     ):
         """attention: by default the fastest for the device."""
         super().__init__(decoder, rows, device)
-        attention = attention or decode_attention(device, self.cache.keys.shape[-1])
+        attention = attention or decode_attention(self.cache)
         self.step_cache = DevicePositionCache(self.cache, attention)
 
     def step(self) -> None:

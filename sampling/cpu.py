@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modeling.interfaces import AutoregressiveGenerator
 from modeling.layers.head_norms import HeadNorms
+from modeling.layers.kv_cache import to_cache
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -118,8 +119,8 @@ def compile_step(generator: AutoregressiveGenerator) -> Callable:
         for tensor in past:
             torch._dynamo.mark_dynamic(tensor, 3)
         logits, k, v = compiled(codes, class_ids, *past, *inputs)
-        cache.keys[..., length : length + 1, :] = k
-        cache.values[..., length : length + 1, :] = v
+        cache.keys[..., length : length + 1, :] = to_cache(k, cache.keys.dtype)
+        cache.values[..., length : length + 1, :] = to_cache(v, cache.values.dtype)
         cache.advance(1)
         return logits
 

@@ -200,10 +200,10 @@ class AliTokGenerator(nn.Module):
 
     # -- decoding: modeling.interfaces.AutoregressiveGenerator ------------------------------------------
 
-    def new_cache(self, class_ids: Tensor) -> KeyValueCache:
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> KeyValueCache:
         head_width, weight = self.blocks[0].attn.head_width, self.embeddings.weight
         shape = (len(self.blocks), len(class_ids), self.config.num_attention_heads, self.layout.num_codes, head_width)
-        return KeyValueCache(*shape, dtype=weight.dtype, device=weight.device)
+        return KeyValueCache(*shape, precision, dtype=weight.dtype, device=weight.device)
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes: (B, T) in the order drawn."""

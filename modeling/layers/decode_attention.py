@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeling.layers.head_norms import HeadNorms
-from modeling.layers.kv_cache import KeyValueCache, LayerCache
+from modeling.layers.kv_cache import Filled, KeyValueCache, LayerCache, store
 from utils.errors import first_line, warn
 
 # (q, k, v, norms, layer, position) -> attended; see `plain_attention`.
@@ -30,8 +30,8 @@ def plain_attention(
     """
     if norms is not None:
         q, k = norms(q, k)
-    layer.keys.index_copy_(2, position, k.to(layer.keys.dtype))
-    layer.values.index_copy_(2, position, v.to(layer.values.dtype))
+    store(layer.keys, position, k)
+    store(layer.values, position, v)
     keys, values = layer.keys.to(q.dtype), layer.values.to(q.dtype)
     places = torch.arange(keys.shape[2], device=q.device)
     exists = (places <= position)[None]
@@ -42,9 +42,11 @@ def plain_attention(
     return (scores.softmax(-1) * factors[:, None, None] @ values.float()).type_as(q)
 
 
-def decode_attention(device: torch.device, head_width: int) -> DecodeAttention:
+def decode_attention(cache: KeyValueCache) -> DecodeAttention:
     """One fused kernel on GPUs where Triton can build it, else `plain_attention`, with a warning on a GPU."""
-    if device.type == "cuda" and head_width % 2 == 0 and head_width <= MAX_HEAD_WIDTH and _kernel_works(device):
+    width, device = cache.keys.shape[-1], cache.keys.device
+    fits = width % 2 == 0 and width <= MAX_HEAD_WIDTH
+    if device.type == "cuda" and fits and _kernel_works(device, cache.keys.dtype, cache.values.dtype):
         from modeling.layers.decode_kernel import fused_attention
 
         return fused_attention
@@ -52,12 +54,16 @@ def decode_attention(device: torch.device, head_width: int) -> DecodeAttention:
 
 
 @cache
-def _kernel_works(device: torch.device) -> bool:
-    """Run the kernel once. Only that shows all that it needs: Triton, a C compiler, Python.h, a recent GPU."""
+def _kernel_works(device: torch.device, *dtypes: torch.dtype) -> bool:
+    """Run the kernel once. Only that shows all that it needs: Triton, a C compiler, Python.h, a recent GPU.
+
+    dtypes: of keys and values; few GPUs have float8.
+    """
     try:
         from modeling.layers.decode_kernel import fused_attention
 
-        layer = KeyValueCache(1, 1, 1, 2, 16, device=device).layers[0]
+        keys, values = (torch.zeros(1, 1, 2, 16, dtype=dtype, device=device) for dtype in dtypes)
+        layer = LayerCache(keys, values, Filled())
         q, k, v = torch.zeros(3, 1, 1, 1, 16, device=device)
         with torch.cuda.device(device):  # Triton launches on the current one
             fused_attention(q, k, v, None, layer, torch.ones(1, dtype=torch.int64, device=device))

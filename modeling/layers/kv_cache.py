@@ -6,6 +6,25 @@ from torch import Tensor
 
 from modeling.layers.head_norms import HeadNorms
 
+# Without a scale: keys are normalised and values about as large, and a scale changed nothing (docs/benchmarks.md).
+FLOAT8 = torch.float8_e4m3fn
+# Precision of a cache -> dtypes of keys and values; None is the dtype of the weights.
+DTYPES = {None: (None, None), "fp8_values": (None, FLOAT8), "fp8": (FLOAT8, FLOAT8)}
+LARGEST_FLOAT8 = torch.finfo(FLOAT8).max
+
+
+def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round a key or value to the cache's dtype; beyond the range of 8 bits to the largest number, not to NaN."""
+    return (x.clamp(-LARGEST_FLOAT8, LARGEST_FLOAT8) if dtype == FLOAT8 else x).to(dtype)
+
+
+def store(cached: Tensor, position: Tensor, x: Tensor) -> None:
+    """Write x (B, heads, 1, width) to a position, which the device knows, of cached (B, heads, positions, width)."""
+    x = to_cache(x, cached.dtype)
+    if cached.dtype == FLOAT8:  # which PyTorch cannot index
+        cached, x = cached.view(torch.uint8), x.view(torch.uint8)
+    cached.index_copy_(2, position, x)
+
 
 class Filled:
     """How many positions a cache holds, and their weights. Its layers share this and not the cache, which would be a
@@ -38,21 +57,31 @@ class LayerCache:
             q, k = norms(q, k)
         start = self.filled.length
         end = start + q.shape[2]
-        self.keys[:, :, start:end] = k
-        self.values[:, :, start:end] = v
-        return F.scaled_dot_product_attention(
-            q, self.keys[:, :, :end], self.values[:, :, :end], is_causal=q.shape[2] > 1
-        )
+        self.keys[:, :, start:end] = to_cache(k, self.keys.dtype)
+        self.values[:, :, start:end] = to_cache(v, self.values.dtype)
+        keys, values = (t[:, :, :end].to(q.dtype) for t in (self.keys, self.values))
+        return F.scaled_dot_product_attention(q, keys, values, is_causal=q.shape[2] > 1)
 
 
 class KeyValueCache:
     """Room for a fixed number of rows and positions, allocated once; `length` positions are filled."""
 
-    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
-        """options: dtype and device."""
+    def __init__(
+        self,
+        num_layers: int,
+        rows: int,
+        num_heads: int,
+        length: int,
+        head_width: int,
+        precision: str | None = None,
+        **options,
+    ):
+        """precision: a key of `DTYPES`; options: dtype and device."""
         shape = (num_layers, rows, num_heads, length, head_width)
-        self.keys = torch.zeros(shape, **options)
-        self.values = torch.zeros(shape, **options)
+        # Zeros, because attention with a mask multiplies what is not written yet by 0.
+        self.keys, self.values = (
+            torch.zeros(shape, **options | ({} if dtype is None else {"dtype": dtype})) for dtype in DTYPES[precision]
+        )
         self._filled = Filled()
         self.layers = [LayerCache(k, v, self._filled) for k, v in zip(self.keys, self.values, strict=True)]
 

@@ -1,5 +1,6 @@
 """Keys, values and modulations while RAR draws codes."""
 
+import torch
 from torch import Tensor
 
 from modeling.layers.kv_cache import KeyValueCache
@@ -18,15 +19,29 @@ class ModulatedCache(KeyValueCache):
     positions, and 349 MB for those of RAR-XXL, in float32; half of that in bfloat16.
     """
 
-    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
-        super().__init__(num_layers, rows, num_heads, length, head_width, **options)
-        position_bytes = self.keys[:, :, :, 0].nbytes * BLOCK_MODULATIONS
+    def __init__(
+        self,
+        num_layers: int,
+        rows: int,
+        num_heads: int,
+        length: int,
+        head_width: int,
+        precision: str | None = None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        super().__init__(num_layers, rows, num_heads, length, head_width, precision, dtype=dtype, device=device)
+        self.dtype = dtype
+        position_bytes = self.keys[:, :, :, 0].numel() * BLOCK_MODULATIONS * dtype.itemsize
         runs = -(-length // max(MODULATION_BYTES // position_bytes, 1))
         self._allocate(-(-length // runs))
 
     def _allocate(self, run_length: int) -> None:
         layers, rows, heads, _, head_width = self.keys.shape
-        self.modulations = self.keys.new_empty(layers, rows, run_length, BLOCK_MODULATIONS * heads * head_width)
+        self.modulations = self.keys.new_empty(
+            layers, rows, run_length, BLOCK_MODULATIONS * heads * head_width, dtype=self.dtype
+        )
         self.run = range(0)  # the positions that have their modulations
 
     def position_inputs(self) -> tuple[Tensor, ...] | None:

@@ -186,11 +186,11 @@ class RARGenerator(nn.Module):
 
     # -- decoding: modeling.interfaces.AutoregressiveGenerator ------------------------------------------
 
-    def new_cache(self, class_ids: Tensor) -> ModulatedCache:
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> ModulatedCache:
         head_width, weight = self.blocks[0].attn.head_width, self.embeddings.weight
         length = NUM_SPECIAL + self.layout.num_codes
         shape = (len(self.blocks), len(class_ids), self.config.num_attention_heads, length, head_width)
-        return ModulatedCache(*shape, dtype=weight.dtype, device=weight.device)
+        return ModulatedCache(*shape, precision, dtype=weight.dtype, device=weight.device)
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes: (B, T) in raster order already."""

@@ -55,3 +55,14 @@ def test_modulations_come_in_runs(monkeypatch):
     batch = new_batch(rar_generator())
     assert batch.cache.modulations.shape[2] == 3
     assert torch.equal(stepped(batch), expected)
+
+
+@pytest.mark.parametrize("build", [toy.generator, rar_generator])
+@pytest.mark.parametrize("precision", ["fp8_values", "fp8"])
+def test_a_cache_of_8_bits_holds_what_the_ordinary_one_holds(build: Callable, precision: str):
+    """Both paths round alike, and the codes are those of rounded keys and values."""
+    settings = SamplingSettings(4.0, 1.0, cache_precision=precision)
+    batch = new_batch(build(), settings)
+    assert batch.cache.keys.itemsize == (1 if precision == "fp8" else 4)
+    assert batch.cache.values.itemsize == 1
+    assert torch.equal(stepped(batch), draw_codes(build(), CLASSES, NOISE, settings))

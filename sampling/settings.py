@@ -27,7 +27,7 @@ class SamplingOptions:
     )
     cache_precision: str | None = option(
         None,
-        "of keys and values; null: as precision; fp8_values: a quarter less memory than bf16, fp8: half",
+        "of keys and values; null: as precision; fp8 and fp8_values: docs/sampling.md",
         choices=tuple(DTYPES),
     )
     precision: str | None = option(None, "null: bf16 on a GPU, fp32 on the CPU", choices=(None, "fp32", "bf16"))

@@ -105,3 +105,10 @@ def test_it_is_compiled_for_gpus(tmp_path, capability, width, norm):
     assert found["REG"] <= 128
     assert found["SHARED"] <= 2048
     assert kernel.asm["ptx"].count("ld.global.v4.b32") >= 8
+
+
+@pytest.mark.slow
+def test_it_is_compiled_for_a_cache_of_8_bits(tmp_path):
+    found = resources(compiled(90, 48, "rms", torch.float8_e4m3fn), tmp_path)
+    assert found["STACK"] == 0
+    assert found["REG"] <= 168

@@ -30,6 +30,7 @@ from training.lr_schedule import warmup_cosine
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.peak_flops import matmul_peak
 from training.state import TrainState
+from utils.compiling import compile_or_eager
 from utils.errors import UserError
 from utils.pretrained import find_pretrained_weights
 
@@ -89,7 +90,8 @@ class GeneratorTrainer:
         self.ema = make_average(self.generator, training)
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module
-        if training.compile:  # block by block: one short compilation, and gradients still overlap with their averaging
+        # Block by block: one short compilation, and gradients still overlap with their averaging.
+        if compile_or_eager(training.compile, device):
             for block in self.generator.blocks:
                 block.compile()
 

@@ -28,6 +28,7 @@ from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.state import TrainState
+from utils.compiling import compile_or_eager
 from utils.errors import UserError
 from utils.weights import read_state_dict
 
@@ -71,9 +72,10 @@ class TokenizerTrainer:
             self.state.models["ema"] = self.ema.module
         if training.freeze_encoder:
             _freeze(self.tokenizer)
+        compile = compile_or_eager(training.compile, device)
         for trunk in self.tokenizer.trunks:
             trunk.activation_checkpointing = training.activation_checkpointing
-            if training.compile:
+            if compile:
                 trunk.compile()  # in place: the names of the weights stay
         groups = parameter_groups(self.tokenizer, config.optimizer.params.weight_decay)
         optimizer = make_adamw(groups, config.optimizer.params, self.schedule.learning_rate(0))

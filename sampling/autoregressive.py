@@ -4,16 +4,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
 from sampling.cpu import compile_step, pack_linears
 from sampling.decoding import DECODERS, check_batch
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
-
-# Not cuDNN's attention, which compiles a kernel for every number of cached positions.
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @DECODERS.register("autoregressive", SamplingSettings)
@@ -143,7 +139,6 @@ class _Batch:
         self.noise[: len(noise)] = noise
         self.codes.fill_(-1)
 
-    @sdpa_kernel(ATTENTION)
     def draw(self, position: int) -> None:
         """Draw codes[:, position]; nothing here waits for the device."""
         settings, scales = self.decoder.settings, self.decoder.scales

@@ -1,8 +1,9 @@
 """Keys and values of all layers at the decoded positions."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from modeling.layers.attention import fused_attention
 
 
 class Filled:
@@ -30,9 +31,8 @@ class LayerCache:
         end = start + q.shape[2]
         self.keys[:, :, start:end] = k
         self.values[:, :, start:end] = v
-        return F.scaled_dot_product_attention(
-            q, self.keys[:, :, :end], self.values[:, :, :end], is_causal=q.shape[2] > 1
-        )
+        keys, values = self.keys[:, :, :end], self.values[:, :, :end]
+        return fused_attention(q, keys, values, causal=q.shape[2] > 1, growing=True)
 
 
 class KeyValueCache:

@@ -13,6 +13,7 @@ from dataset.images import to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_generator, code_layout
 from modeling.interfaces import Generator, GeneratorLoss, Progress
+from modeling.layers.attention import describe_kernels
 from modeling.layers.precision import full_float32
 from sampling.noise import image_noise
 from sampling.pipeline import keep_tokenizer
@@ -72,6 +73,7 @@ class GeneratorTrainer:
         self.total_steps = training.max_train_steps
         self.accelerator = build_accelerator(training)
         device = self.accelerator.device
+        self.accelerator.print(describe_kernels(device))
         self.sharded = training.fsdp and self.accelerator.num_processes > 1
 
         # The model and its data.

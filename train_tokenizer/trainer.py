@@ -15,6 +15,7 @@ from dataset.images import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
+from modeling.layers.attention import describe_kernels
 from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
@@ -59,6 +60,7 @@ class TokenizerTrainer:
         self.total_steps = self.schedule.total_steps
         self.accelerator = build_accelerator(training)
         device = self.accelerator.device
+        self.accelerator.print(describe_kernels(device))
 
         # Data.
         val_images = list_images(params.data_path, params.val_split)

@@ -11,7 +11,7 @@ from modeling.layers.attention import attention
 from modeling.layers.kv_cache import KeyValueCache, LayerCache
 from modeling.layers.norms import RMSNorm, SwiGLU
 from modeling.layers.precision import at_least_float32
-from modeling.layers.rope import rotary_table, rotate
+from modeling.layers.rope import rotary_table, rotate, rotation_factors
 from modeling.layers.run_blocks import run_blocks
 from utils.config import option
 
@@ -55,10 +55,11 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, width), rope: (L, head_width / 2, 2) -> q, k, v, each (B, heads, L, head_width)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
+        """x: (B, L, width), rope: (L, 2, head_width) -> q, k, v, each (B, heads, L, head_width)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).unbind(2)
         q, k = (rotate(norm(x), rope).type_as(v) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
-        return q, k, v
+        # Views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a GPU.
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def output(self, attended: Tensor) -> Tensor:
         """attended: (B, heads, L, head_width) -> (B, L, width)."""
@@ -83,7 +84,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def forward(self, x: Tensor, rope: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """x: (B, L, width), rope: (L, head_width / 2, 2). With a cache, x continues the positions in it."""
+        """x: (B, L, width), rope: (L, 2, head_width). With a cache, x continues the positions in it."""
         q, k, v = self.before_attention(x, rope)
         if cache is None:
             attended = attention(q, k, v, causal=True, dropout=self.attn.attn_drop if self.training else 0.0)
@@ -124,7 +125,7 @@ class AliTokGenerator(nn.Module):
             table = rotary_table(layout, width // heads)
             if self.reversed:  # a code keeps its place in the image
                 table = torch.cat([table[:1], table[1:].flip(0)])
-        self.register_buffer("rope", table, persistent=False)
+        self.register_buffer("rope", rotation_factors(table), persistent=False)
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)
 

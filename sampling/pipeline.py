@@ -32,6 +32,7 @@ from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
 from utils.compiling import compile_or_eager
+from utils.device import use_cpu
 from utils.errors import UserError
 from utils.pretrained import CONFIG_FILE, config_file, find_pretrained_weights, local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
@@ -155,7 +156,7 @@ class Pipeline:
         the generator's, else what the configuration names. settings: changes to the configuration's settings of
         sampling. options: see the constructor. Raises UserError.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or ("cpu" if use_cpu() else "cuda")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)

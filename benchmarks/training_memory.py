@@ -21,6 +21,7 @@ from modeling.build import build_generator, code_layout
 from train_generator.config import ARConfig
 
 BYTES_PER_WEIGHT = 4 * 4  # float32: the weight, its gradient, AdamW's two moments
+CAPABILITY = (9, 0)  # of the pretended GPU
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +81,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
     two devices in one operation raise an error. So does an operation that would wait for a value from the GPU.
     """
     attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")
+    capability, torch.cuda.get_device_capability = torch.cuda.get_device_capability, lambda device=None: CAPABILITY
     dtype = torch.get_autocast_dtype("cuda")
     try:
         F.scaled_dot_product_attention = _fused_attention  # the choice of a kernel would ask the GPU
@@ -90,6 +92,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
             yield
     finally:
         F.scaled_dot_product_attention = attention
+        torch.cuda.get_device_capability = capability
         torch.set_autocast_enabled("cuda", autocast)
         torch.set_autocast_dtype("cuda", dtype)
         torch.clear_autocast_cache()

@@ -69,6 +69,8 @@ class Tokenizer(Protocol):
     """Start of a weight's name -> the variant of the family that has such weights, for the error about a file of
     another variant. The first one that a file has counts."""
     trainable: bool  # whether it is a `TrainableTokenizer`; else it is used with the weights it has
+    trunks: Iterable[nn.Module]
+    """Parts that are compiled one by one; with a flag `activation_checkpointing` if the tokenizer is trainable."""
 
     def encode(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> codes (B, T) int64."""
@@ -95,8 +97,6 @@ class TrainableTokenizer(Tokenizer, Protocol):
 
     code_keys: tuple[str, ...]
     """Prefixes of the names of the weights that decide the codes; `training.freeze_encoder` freezes them."""
-    trunks: Iterable[nn.Module]
-    """Parts that are compiled one by one and have a flag `activation_checkpointing`."""
 
     def __call__(self, images: Tensor) -> TokenizerOutput:
         """images: (B, 3, H, W) in [0, 1]."""

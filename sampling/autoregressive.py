@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
 from modeling.layers.decode_attention import DecodeAttention, decode_attention
@@ -15,9 +14,6 @@ from sampling.decoding import DECODERS, DRAW_BYTES, check_batch
 from sampling.device_position import DevicePositionCache
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
-
-# Not cuDNN's attention, which compiles a kernel for every number of cached positions.
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @DECODERS.register("autoregressive", SamplingSettings)
@@ -143,7 +139,6 @@ class _Batch:
         self.next.fill_(position)
         self._draw_after(self.codes[:, max(position - 1, 0) : position], self.cache)  # (rows, 0) at first
 
-    @sdpa_kernel(ATTENTION)
     def _draw_after(self, last: Tensor, cache: KeyValueCache | DevicePositionCache) -> None:
         """Draw the code after those of `last` (rows, n), which continue the cache, and count it in `next`.
 

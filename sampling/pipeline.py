@@ -31,6 +31,8 @@ from modeling.layers.precision import PRECISIONS, autocast, default_precision, f
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
 from utils.atomic import atomic_path, write_atomically, write_text
+from utils.compiling import compile_or_eager
+from utils.device import use_cpu
 from utils.errors import UserError
 from utils.pretrained import CONFIG_FILE, config_file, find_pretrained_weights, local_folder
 from utils.weights import EXPORTED_FILE, read_state_dict, weights_file
@@ -89,8 +91,9 @@ def require_class(class_id: int, num_classes: int, source: str = "class") -> Non
 class Pipeline:
     """Draws codes with the generator and turns them into images with the tokenizer's decoder.
 
-    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix products.
-    Modifies the generator in place for inference; do not train it afterwards.
+    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix products, which in bf16
+    changes many images (docs/sampling.md).
+    Modifies the models in place for inference; do not train them afterwards.
     """
 
     def __init__(
@@ -121,7 +124,10 @@ class Pipeline:
         if self.precision not in PRECISIONS:
             raise UserError(f"precision is '{self.precision}'; choose {' or '.join(PRECISIONS)}")
         on_gpu = self.device.type == "cuda"
-        compile = on_gpu if compile is None else compile
+        compile = compile_or_eager(compile, self.device)
+        if compile and on_gpu:
+            for trunk in tokenizer.trunks:
+                trunk.compile()
         if self.precision == "bf16":
             cast_parameters(generator, torch.bfloat16)
         decoder_class = DECODERS.part_class(generator.decoding)
@@ -152,7 +158,7 @@ class Pipeline:
         the generator's, else what the configuration names. settings: changes to the configuration's settings of
         sampling. options: see the constructor. Raises UserError.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or ("cpu" if use_cpu() else "cuda")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)

@@ -12,7 +12,7 @@ from modeling.layers.head_norms import HeadNorms
 from modeling.layers.kv_cache import KeyValueCache, LayerCache
 from modeling.layers.norms import RMSNorm, SwiGLU
 from modeling.layers.precision import at_least_float32
-from modeling.layers.rope import rotary_table
+from modeling.layers.rope import rotary_table, rotation_factors
 from modeling.layers.run_blocks import run_blocks
 from utils.config import option
 
@@ -56,11 +56,15 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, width) -> q, k, v without norms and rotation, each (B, heads, L, head_width)."""
+        """x: (B, L, width) -> q, k, v without norms and rotation, each (B, heads, L, head_width).
+
+        They are views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a
+        GPU.
+        """
         return self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
 
     def norms(self, rope: Tensor) -> HeadNorms:
-        """rope: (L, head_width / 2, 2)."""
+        """rope: (L, 2, head_width)."""
         return HeadNorms(self.q_norm, self.k_norm, rope)
 
     def output(self, attended: Tensor) -> Tensor:
@@ -90,7 +94,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def forward(self, x: Tensor, rope: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """x: (B, L, width), rope: (L, head_width / 2, 2). With a cache, x continues the positions in it."""
+        """x: (B, L, width), rope: (L, 2, head_width). With a cache, x continues the positions in it."""
         if cache is None:
             q, k, v = self.before_attention(x, rope)
             attended = attention(q, k, v, causal=True, dropout=self.attn.attn_drop if self.training else 0.0)
@@ -131,7 +135,7 @@ class AliTokGenerator(nn.Module):
             table = rotary_table(layout, width // heads)
             if self.reversed:  # a code keeps its place in the image
                 table = torch.cat([table[:1], table[1:].flip(0)])
-        self.register_buffer("rope", table, persistent=False)
+        self.register_buffer("rope", rotation_factors(table), persistent=False)
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)
 

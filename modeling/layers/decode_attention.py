@@ -47,9 +47,9 @@ def decode_attention(cache: KeyValueCache) -> DecodeAttention:
     width, device = cache.keys.shape[-1], cache.keys.device
     fits = width % 2 == 0 and width <= MAX_HEAD_WIDTH
     if device.type == "cuda" and fits and _kernel_works(device, cache.keys.dtype, cache.values.dtype):
-        from modeling.layers.decode_kernel import fused_attention
+        from modeling.layers.decode_kernel import fused_decode_attention
 
-        return fused_attention
+        return fused_decode_attention
     return plain_attention
 
 
@@ -60,13 +60,13 @@ def _kernel_works(device: torch.device, *dtypes: torch.dtype) -> bool:
     dtypes: of keys and values; few GPUs have float8.
     """
     try:
-        from modeling.layers.decode_kernel import fused_attention
+        from modeling.layers.decode_kernel import fused_decode_attention
 
         keys, values = (torch.zeros(1, 1, 2, 16, dtype=dtype, device=device) for dtype in dtypes)
         layer = LayerCache(keys, values, Filled())
         q, k, v = torch.zeros(3, 1, 1, 1, 16, device=device)
         with torch.cuda.device(device):  # Triton launches on the current one
-            fused_attention(q, k, v, None, layer, torch.ones(1, dtype=torch.int64, device=device))
+            fused_decode_attention(q, k, v, None, layer, torch.ones(1, dtype=torch.int64, device=device))
     except Exception as error:  # of the import, of Triton, of the C compiler, of the driver
         warn(f"warning: the fused decoding kernel does not work here, codes are drawn slower ({first_line(error)})")
         return False

@@ -43,9 +43,9 @@ def _finished(x, weight, bias, rope, eps, channels, present, D: tl.constexpr):
         partner = tl.load(x + (channels ^ 1), mask=present, other=0.0).to(tl.float32)
         partner = _scaled(partner, channels ^ 1, mean, inverse, weight, bias, present)
         partner = partner.to(x.dtype.element_ty).to(tl.float32)
-        cos = tl.load(rope + (channels // 2) * 2, mask=present, other=0.0)
-        sin = tl.load(rope + (channels // 2) * 2 + 1, mask=present, other=0.0)
-        result = result * cos + tl.where(channels % 2 == 0, -partner, partner) * sin
+        factor = tl.load(rope + channels, mask=present, other=0.0)
+        partners_factor = tl.load(rope + D + channels, mask=present, other=0.0)
+        result = result * factor + partner * partners_factor
         result = result.to(x.dtype.element_ty).to(tl.float32)
     return result
 
@@ -101,7 +101,7 @@ def kernel_arguments(
     position: Tensor,
     out: Tensor,
 ) -> dict[str, Any]:
-    """What `decode_kernel` is called with, by name; arguments as for `fused_attention`."""
+    """What `decode_kernel` is called with, by name; arguments as for `fused_decode_attention`."""
     _, heads, length, width = layer.keys.shape
     has_bias = norms is not None and norms.q_norm.bias is not None
     return {
@@ -131,7 +131,7 @@ def kernel_arguments(
     }
 
 
-def fused_attention(
+def fused_decode_attention(
     q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms | None, layer: LayerCache, position: Tensor
 ) -> Tensor:
     """The same as `modeling.layers.decode_attention.plain_attention`, in one kernel.

@@ -18,12 +18,12 @@ class HeadNorms:
 
     q_norm: RMSNorm | LayerNorm
     k_norm: RMSNorm | LayerNorm
-    rope: Tensor | None = None  # (L, head_width / 2, 2), see `rotary_table`
+    rope: Tensor | None = None  # (L, 2, head_width), see `rotation_factors`
 
     def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """q, k: (B, heads, L, head_width). Returns the same shapes and dtype."""
         return self._finish(self.q_norm, q), self._finish(self.k_norm, k)
 
     def _finish(self, norm: RMSNorm | LayerNorm, x: Tensor) -> Tensor:
-        normed = norm(x)
-        return (normed if self.rope is None else rotate(normed, self.rope)).type_as(x)
+        normed = norm(x.transpose(1, 2))  # the order of memory
+        return (normed if self.rope is None else rotate(normed, self.rope)).type_as(x).transpose(1, 2)

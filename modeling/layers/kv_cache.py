@@ -1,9 +1,9 @@
 """Keys and values of all layers at the decoded positions."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from modeling.layers.attention import fused_attention
 from modeling.layers.head_norms import HeadNorms
 
 # Without a scale: keys are normalised and values about as large, and a scale changed nothing (docs/benchmarks.md).
@@ -60,7 +60,7 @@ class LayerCache:
         self.keys[:, :, start:end] = to_cache(k, self.keys.dtype)
         self.values[:, :, start:end] = to_cache(v, self.values.dtype)
         keys, values = (t[:, :, :end].to(q.dtype) for t in (self.keys, self.values))
-        return F.scaled_dot_product_attention(q, keys, values, is_causal=q.shape[2] > 1)
+        return fused_attention(q, keys, values, causal=q.shape[2] > 1, growing=True)
 
 
 class KeyValueCache:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.layers.decode_kernel import BLOCK, fused_attention
+from modeling.layers.decode_kernel import BLOCK, fused_decode_attention
 from modeling.layers.head_norms import HeadNorms
 from modeling.layers.kv_cache import KeyValueCache
 from modeling.layers.norms import LayerNorm, RMSNorm
@@ -29,7 +29,7 @@ def head_norms(kind: str, width: int, dtype: torch.dtype) -> HeadNorms | None:
     if kind == "none":
         return None
     make = {"rms": lambda: RMSNorm(width), "layer": lambda: LayerNorm(width, 1e-6)}[kind]
-    norms = HeadNorms(make().to(dtype), make().to(dtype), torch.randn(1, width // 2, 2) if kind == "rms" else None)
+    norms = HeadNorms(make().to(dtype), make().to(dtype), torch.randn(1, 2, width) if kind == "rms" else None)
     for parameter in (*norms.q_norm.parameters(), *norms.k_norm.parameters()):
         torch.nn.init.normal_(parameter, 1, 0.3)
     return norms
@@ -57,7 +57,7 @@ def differences(width: int, kind: str, precision: str, weighted: bool) -> dict:
         cache.value_weights = torch.rand(ROWS, LENGTH) if weighted else None
         past_k, past_v = (t[0, :, :, :position].clone() for t in (cache.keys, cache.values))
         q, k, v = torch.randn(ROWS, 1, 3 * HEADS * width).to(dtype).unflatten(-1, (3, -1, width)).permute(2, 0, 3, 1, 4)
-        found = fused_attention(q, k, v, norms, cache.layers[0], torch.tensor([position]))
+        found = fused_decode_attention(q, k, v, norms, cache.layers[0], torch.tensor([position]))
         q, k = norms(q, k) if norms else (q, k)
         weights = cache.value_weights[:, :position] if weighted else None
         wanted = expected(q, torch.cat([past_k, k], 2), torch.cat([past_v, v], 2), weights)
@@ -72,7 +72,7 @@ def drawn_codes(build) -> bool:
     """Whether a batch decoded with the kernel has the codes that the ordinary path draws."""
     settings, classes, noise = SamplingSettings(0.0), torch.tensor([0, 2]), image_noise(0, range(2), toy.NUM_CODES)
     decoder = AutoregressiveDecoder(build(), settings)
-    batch = _SteppedBatch(decoder, 2, torch.device("cpu"), fused_attention)
+    batch = _SteppedBatch(decoder, 2, torch.device("cpu"), fused_decode_attention)
     *_, codes = batch.run(classes, noise, batch.step)
     return torch.equal(codes, draw_codes(build(), classes, noise, settings))
 

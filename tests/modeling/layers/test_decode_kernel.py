@@ -62,7 +62,7 @@ def compiled(capability: int, width: int, norm: str, cache_dtype: torch.dtype = 
     layer = KeyValueCache(1, 2, 16, 273, width, dtype=cache_dtype, device="meta").layers[0]
     qkv = torch.empty(2, 1, 3 * 16 * width, dtype=torch.bfloat16, device="meta")
     q, k, v = qkv.unflatten(-1, (3, -1, width)).permute(2, 0, 3, 1, 4)
-    make, rope = (RMSNorm, torch.empty(1, width // 2, 2)) if norm == "rms" else (lambda d: LayerNorm(d, 1e-6), None)
+    make, rope = (RMSNorm, torch.empty(1, 2, width)) if norm == "rms" else (lambda d: LayerNorm(d, 1e-6), None)
     norms = HeadNorms(make(width).bfloat16(), make(width).bfloat16(), rope)
     position = torch.zeros(1, dtype=torch.int64)
     signature, constants, attributes = {}, {}, {}

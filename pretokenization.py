@@ -54,6 +54,7 @@ def parse_arguments(defaults: Defaults, description: str) -> argparse.Namespace:
     add("--tokenizer_checkpoint", f"tokenizer weights (default: {defaults.tokenizer_checkpoint})", type=file_path)
     add("--device", "default: a GPU if there is one", choices=("cuda", "cpu"))
     add("--precision", "default: bf16 on a GPU, fp32 on the CPU", choices=PRECISIONS)
+    add("--compile", "torch.compile the tokenizer (default: on a GPU)", action=argparse.BooleanOptionalAction)
     add("--format", "layout of the cache; npz is the published one", choices=LAYOUTS, default="packed")
     add("--shard_size", "images that a killed process may have to encode again", type=at_least(1), default=SHARD_SIZE)
     add("--skip_bad", "leave out files that cannot be decoded, and list them in the metadata", action="store_true")
@@ -101,7 +102,7 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
         tokenizer_config=_absolute(config_source),
         tokenizer_checkpoint=_absolute(checkpoint),
     )
-    settings = EncodeSettings(args.batch_size, args.num_workers, args.skip_bad)
+    settings = EncodeSettings(args.batch_size, args.num_workers, args.skip_bad, args.compile)
     pretokenize(tokenizer, images, args.cached_path, metadata, settings, state)
 
 

@@ -74,6 +74,7 @@ def draw(args: argparse.Namespace) -> None:
         seed=args.seed,
         settings={name: value for name in SETTINGS if (value := getattr(args, name)) is not None},
         precision=args.precision,
+        compile=False,  # for a few images the compiler takes longer than it saves
         batch_size=min(args.batch_size, len(words) * args.per_class),
     )
     classes = [class_id(word, pipeline.generator.num_classes) for word in words for _ in range(args.per_class)]

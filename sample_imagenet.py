@@ -7,14 +7,17 @@ torchrun --nproc_per_node=8 sample_imagenet.py config=configs/alitok_b.yaml \\
 from dataclasses import asdict
 
 import numpy as np
+import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from modeling.build import code_layout, load_generator, load_tokenizer
-from modeling.interfaces import GENERATORS
+from modeling.interfaces import GENERATORS, Generator
 from modeling.layers.precision import default_precision
-from sampling.decoding import decoder_settings
+from sampling.batch_size import choose_batch_size
+from sampling.decoding import DecoderSettings, decoder_settings
 from sampling.pipeline import Pipeline, require_class
-from sampling.shards import SampleShards
+from sampling.shards import SampleShards, choose_shard_size
 from train_generator.config import ARConfig
 from utils.config import load_config
 from utils.errors import UserError, entry_point
@@ -53,6 +56,17 @@ def draw_shards(
             submit(shards.write, shard, np.concatenate(parts), pngs)
 
 
+def agree_on_batch(
+    config: ARConfig, generator: Generator, settings: DecoderSettings, precision: str, state: PartialState
+) -> tuple[int, str]:
+    """The batch size that every process's device has room for, at most a shard, and the kinds of devices."""
+    largest, device = choose_shard_size(config.sampling.num_samples), state.device
+    wanted = config.sampling.batch_size or choose_batch_size(generator, settings, precision, device, largest)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    sizes, names = zip(*gather_object([(min(wanted, largest), name)]), strict=True)
+    return min(sizes), ", ".join(sorted(set(names)))
+
+
 @entry_point
 def main() -> None:
     config = load_config(ARConfig, __doc__)
@@ -75,11 +89,14 @@ def main() -> None:
         "class_ids": sampling.class_ids,
         "precision": precision,
     }
-    shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity)
+    batch_size, devices = agree_on_batch(config, generator, settings, precision, state)
+    circumstances = {"batch_size": batch_size, "device": devices, "torch": torch.__version__}
+    shards = SampleShards(experiment.output_dir, sampling.num_samples, tokenizer.image_size, identity, circumstances)
     with shards.locked(state):
         if shards.prepare_together(state):
             state.print(f"{shards.npz} is complete ({sampling.num_samples} images)")
         else:
+            state.print(f"{batch_size} images at a time on {devices}")
             pipeline = Pipeline(
                 tokenizer,
                 generator,
@@ -87,7 +104,7 @@ def main() -> None:
                 seed=model.generator.seed,
                 precision=precision,
                 compile=sampling.compile,
-                batch_size=min(sampling.batch_size, shards.shard_size),
+                batch_size=batch_size,
             )
             draw_shards(pipeline, shards, shards.claim(state), classes, sampling.save_png, state)
             state.wait_for_everyone()

@@ -25,7 +25,7 @@ def plain_logits(model: AliTokGenerator, codes: Tensor, class_ids: Tensor, cache
     x = torch.cat([model.embed_classes(class_ids)[:, None], model.embeddings(codes)], dim=1)[:, -1:]
     rope = model.rope[n : n + 1]
     for i, block in enumerate(model.blocks):
-        q, k, v = block.attn.heads(block.norm1(x), rope)
+        q, k, v = block.before_attention(x, rope)
         if cache[i] is not None:
             k, v = torch.cat([cache[i][0], k], dim=2), torch.cat([cache[i][1], v], dim=2)
         cache[i] = (k, v)

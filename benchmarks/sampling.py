@@ -80,7 +80,7 @@ class AutoregressiveWay:
 
     def __init__(self, args: argparse.Namespace, config: ARConfig, generator, device: torch.device):
         self.generator, self.config, self.device = generator, config.model.generator, device
-        self.settings = SamplingSettings.from_config(config.model.generator)
+        self.settings = SamplingSettings.from_config(config.model.generator, cache_precision=args.cache_precision)
         self.stages = generator.layout.num_codes
         self.positions = min(args.positions or self.stages, self.stages)
         self.bandwidth = copy_bandwidth(device)
@@ -190,10 +190,12 @@ def timed_writing(images: np.ndarray, scratch: str | None) -> float:
         return timed(lambda: shards.write(0, images), torch.device("cpu"))[0]
 
 
-def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list[float]) -> tuple[Tensor, Tensor]:
+def step_distributions(
+    generator, class_ids: Tensor, codes: Tensor, scales: list[float], cache_precision: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities (B, T, K) of each next code along given codes, without guidance and with it."""
     classes = torch.cat([class_ids, torch.full_like(class_ids, generator.num_classes)])
-    cache, codes = generator.new_cache(classes), torch.cat([codes, codes])
+    cache, codes = generator.new_cache(classes, cache_precision), torch.cat([codes, codes])
     fed = (codes[:, max(t - 1, 0) : t] for t in range(codes.shape[1]))
     logits = torch.cat([generator(last, classes, cache).double() for last in fed], dim=1)
     conditional, unconditional = logits.chunk(2)
@@ -202,7 +204,8 @@ def step_distributions(generator, class_ids: Tensor, codes: Tensor, scales: list
 
 
 def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch.device) -> None:
-    """KL divergence of the next-code distributions, float32 against bf16, along float32's trajectories."""
+    """KL divergence of the next-code distributions, float32 against --precision and --cache_precision, along
+    float32's trajectories."""
     exact = build(args, config, device)
     if exact.decoding != "autoregressive":
         raise UserError(f"--kl measures next-code distributions; '{config.model.generator.name}' has none")
@@ -212,9 +215,10 @@ def measure_divergence(args: argparse.Namespace, config: ARConfig, device: torch
     codes = AutoregressiveDecoder(exact, settings)(class_ids, image_noise(0, range(args.kl), exact.layout.num_codes))
     scales = settings.scales(exact.layout.num_codes) or [1.0] * exact.layout.num_codes
     references = step_distributions(exact, class_ids, codes, scales)
-    Pipeline(tokenizer, exact, settings, precision="bf16", compile=args.compile)  # casts `exact`
-    rounded = step_distributions(exact, class_ids, codes, scales)
-    print(f"KL of bf16 from float32 over {args.kl} trajectories, nats per code:")
+    Pipeline(tokenizer, exact, settings, precision=args.precision, compile=args.compile)  # casts `exact`
+    rounded = step_distributions(exact, class_ids, codes, scales, args.cache_precision)
+    cache = f" with keys and values in {args.cache_precision}" if args.cache_precision else ""
+    print(f"KL of {args.precision}{cache} from float32 over {args.kl} trajectories, nats per code:")
     for name, p, q in zip(("as they are", f"guided, up to {scales[-1]:g}"), references, rounded, strict=True):
         kl, entropy = (p.exp() * (p - q)).sum(-1), -(p.exp() * p).sum(-1).mean()
         print(
@@ -232,9 +236,12 @@ def main() -> None:
     parser.add_argument("--positions", type=int, help="draw only this many codes of each image, 2 or more")
     parser.add_argument("--rounds", type=int, default=3, help="the median is printed")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument(
+        "--cache_precision", choices=("fp8_values", "fp8"), help="of keys and values; default: --precision"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--cpu_time", action="store_true", help="time of one processor thread, for a busy machine")
-    parser.add_argument("--kl", type=int, help="measure the divergence of bf16 over this many images instead")
+    parser.add_argument("--kl", type=int, help="measure the divergence from float32 over this many images instead")
     parser.add_argument("--scratch", help="folder on the disk to measure")
     args = parser.parse_args()
     device = announce(args)

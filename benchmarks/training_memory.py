@@ -21,6 +21,7 @@ from modeling.build import build_generator, code_layout
 from train_generator.config import ARConfig
 
 BYTES_PER_WEIGHT = 4 * 4  # float32: the weight, its gradient, AdamW's two moments
+CAPABILITY = (9, 0)  # of the pretended GPU
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,7 +63,17 @@ class StepMemory:
         return self.state + self.kept + self.backward
 
 
-def _flash_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False) -> Tensor:
+def _fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    if attn_mask is not None:  # which FlashAttention does not take
+        mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, mask, False)[0]
     return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal)[0]
 
 
@@ -74,9 +85,10 @@ def pretended_cuda(precision: str) -> Iterator[None]:
     two devices in one operation raise an error. So does an operation that would wait for a value from the GPU.
     """
     attention, autocast = F.scaled_dot_product_attention, torch.is_autocast_enabled("cuda")
+    capability, torch.cuda.get_device_capability = torch.cuda.get_device_capability, lambda device=None: CAPABILITY
     dtype = torch.get_autocast_dtype("cuda")
     try:
-        F.scaled_dot_product_attention = _flash_attention  # the choice of a kernel would ask the GPU
+        F.scaled_dot_product_attention = _fused_attention  # the choice of a kernel would ask the GPU
         if precision in AUTOCAST:  # torch.autocast refuses without a GPU
             torch.set_autocast_dtype("cuda", AUTOCAST[precision])
             torch.set_autocast_enabled("cuda", True)
@@ -84,6 +96,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
             yield
     finally:
         F.scaled_dot_product_attention = attention
+        torch.cuda.get_device_capability = capability
         torch.set_autocast_enabled("cuda", autocast)
         torch.set_autocast_dtype("cuda", dtype)
         torch.clear_autocast_cache()

@@ -69,6 +69,8 @@ class Tokenizer(Protocol):
     """Start of a weight's name -> the variant of the family that has such weights, for the error about a file of
     another variant. The first one that a file has counts."""
     trainable: bool  # whether it is a `TrainableTokenizer`; else it is used with the weights it has
+    trunks: Iterable[nn.Module]
+    """Parts that are compiled one by one; with a flag `activation_checkpointing` if the tokenizer is trainable."""
 
     def encode(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> codes (B, T) int64."""
@@ -103,8 +105,6 @@ class TrainableTokenizer(Tokenizer, Protocol):
 
     code_keys: tuple[str, ...]
     """Prefixes of the names of the weights that decide the codes; `training.freeze_encoder` freezes them."""
-    trunks: Iterable[nn.Module]
-    """Parts that are compiled one by one and have a flag `activation_checkpointing`."""
 
     def __call__(self, images: Tensor) -> TokenizerOutput:
         """images: (B, 3, H, W) in [0, 1]."""
@@ -186,8 +186,12 @@ class AutoregressiveGenerator(Generator, Protocol):
         code (n may be 0); else they continue what the cache holds, and the cache grows by them.
         """
 
-    def new_cache(self, class_ids: Tensor) -> Any:
-        """An empty cache for rows of class_ids (B,)."""
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> Any:
+        """An empty cache for rows of class_ids (B,). precision: see `modeling.layers.kv_cache.DTYPES`."""
+
+    def prepare_position(self, class_ids: Tensor, cache: Any) -> None:
+        """Make what `cache.position_inputs` returns for the next position, unless it is there: a recorded position
+        makes nothing that others need too."""
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes (B, T) in the order drawn -> in the tokenizer's order."""

@@ -4,27 +4,26 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modeling.interfaces import AutoregressiveGenerator
+from modeling.layers.decode_attention import DecodeAttention, decode_attention
+from modeling.layers.kv_cache import KeyValueCache
 from sampling.completion import check_kept
 from sampling.cpu import compile_step, pack_linears
-from sampling.decoding import DECODERS, check_batch
+from sampling.cuda_graphs import RecordedFunction
+from sampling.decoding import DECODERS, DRAW_BYTES, check_batch
+from sampling.device_position import DevicePositionCache
 from sampling.noise import draw, keep_likely
 from sampling.settings import SamplingSettings
 from sampling.soft_guidance import SoftGuidance
-
-# Not cuDNN's attention, which compiles a kernel for every number of cached positions.
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @DECODERS.register("autoregressive", SamplingSettings)
 class AutoregressiveDecoder:
     """Decoder of an `AutoregressiveGenerator`.
 
-    With `fixed_rows` on a GPU, the work of each position, from the embedding to the draw, is recorded as a
-    CUDA graph at the first batch, and launched with one call from then on. One graph per position, rather
-    than one for all, attends only to the cached positions and needs no mask.
+    With `fixed_rows` on a GPU, the work of a position, from the embedding to the draw, is recorded as one CUDA graph
+    at the first batch. All positions but the first are then launched with one call each.
     """
 
     def __init__(
@@ -43,8 +42,8 @@ class AutoregressiveDecoder:
         self.noise_shape = (self.num_codes,)
         self.order = generator.in_tokenizer_order(torch.arange(self.num_codes)[None])[0].argsort()
         self.scales = settings.scales(self.num_codes)
-        self._recorded: _Batch | None = None
-        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._recorded: _SteppedBatch | None = None
+        self._launch: RecordedFunction | None = None
         self._busy = False
 
     @staticmethod
@@ -63,6 +62,14 @@ class AutoregressiveDecoder:
             for module, name in generator.compiled_when_decoding():
                 setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
         return generator
+
+    @staticmethod
+    def bytes_per_image(generator: AutoregressiveGenerator, settings: SamplingSettings, bytes_per_number: int) -> int:
+        """Mostly keys and values, for guidance twice."""
+        rows = 1 if settings.scales(generator.layout.num_codes) is None else 2
+        cache = generator.new_cache(torch.zeros(1, dtype=torch.int64), settings.cache_precision)
+        cached = sum(min(t.itemsize, bytes_per_number) * t.numel() for t in (cache.keys, cache.values))
+        return rows * (cached + generator.layout.codebook_size * DRAW_BYTES)
 
     def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
         """Codes (B, T) int64 in the tokenizer's order. Arguments and errors: see `_decode`."""
@@ -112,55 +119,38 @@ class AutoregressiveDecoder:
             raise RuntimeError("another batch of this decoder is not finished: finish or close it first")
         self._busy = True
         try:
-            with torch.cuda.device(class_ids.device):  # streams belong to the current device
-                if not self._graphs:
-                    self._record(class_ids.device)
-                self._recorded.fill(class_ids, noise, first)
-            for graph in self._graphs[first.shape[1] :]:
-                with torch.cuda.device(class_ids.device):
-                    graph.replay()
-                yield self._recorded.codes[: len(class_ids)]
+            if self._recorded is None:
+                self._recorded = _SteppedBatch(self, self.fixed_rows, class_ids.device)
+                self._launch = RecordedFunction(self._recorded.step, class_ids.device)
+            yield from self._recorded.run(class_ids, noise, self._launch, first)
         finally:
             self._busy = False
-
-    def _record(self, device: torch.device) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compilation and the choice of algorithms cannot be recorded
-            batch = _Batch(self, self.fixed_rows, device)
-            for position in range(self.num_codes):
-                batch.draw(position)
-        torch.cuda.current_stream().wait_stream(side)
-        del batch
-        batch, graphs, pool = _Batch(self, self.fixed_rows, device), [], torch.cuda.graph_pool_handle()
-        for position in range(self.num_codes):
-            graphs.append(torch.cuda.CUDAGraph())
-            with torch.cuda.graph(graphs[-1], pool=pool):
-                batch.draw(position)
-        self._recorded, self._graphs = batch, graphs  # set together: neither is set if recording runs out of memory
 
 
 class _Batch:
     """Buffers of one batch: classes, noise, cache, codes."""
 
     def __init__(self, decoder: AutoregressiveDecoder, rows: int, device: torch.device):
-        generator = decoder.generator
-        self.decoder, self.rows = decoder, rows
+        # Not the decoder: it may keep this batch, and a reference cycle would keep gigabytes.
+        generator, scales = decoder.generator, decoder.scales
+        self.generator, self.forward, self.settings, self.rows = generator, decoder.forward, decoder.settings, rows
         self.noise = torch.zeros(rows, decoder.num_codes, dtype=torch.float64, device=device)
+        self.scales = None if scales is None else torch.tensor(scales, device=device)
         # With guidance the second half of the rows has "no class".
         self.class_ids = torch.zeros(rows, dtype=torch.int64, device=device)
-        if decoder.scales:
+        if scales:
             self.class_ids = torch.cat([self.class_ids, torch.full_like(self.class_ids, generator.num_classes)])
         self.codes = torch.full((rows, decoder.num_codes), -1, device=device)
-        self.cache = generator.new_cache(self.class_ids)
+        self.next = torch.zeros(1, dtype=torch.int64, device=device)  # the position of the code that is drawn next
+        self.cache = generator.new_cache(self.class_ids, decoder.settings.cache_precision)
         self.soft = None
-        if decoder.scales and decoder.settings.soft_guidance:
+        if scales and decoder.settings.soft_guidance:
             positions = self.cache.keys.shape[3]
             self.soft = SoftGuidance(rows, decoder.num_codes, generator.num_special, positions, device)
             self.cache.value_weights = self.soft.value_weights
 
-    def fill(self, class_ids: Tensor, noise: Tensor, first: Tensor | None = None) -> None:
-        """Start another batch in the same buffers, because recorded graphs refer to them.
+    def fill(self, class_ids: Tensor, noise: Tensor, first: Tensor) -> None:
+        """Start another batch in the same buffers, because a recorded graph refers to them.
 
         first: (B, k), codes that stay. All but the last, which `draw` feeds, enter the cache.
         """
@@ -168,40 +158,88 @@ class _Batch:
         self.noise[: len(noise)] = noise
         self.codes.fill_(-1)
         self.cache.length = 0
-        if first is not None and (count := first.shape[1]):
+        if count := first.shape[1]:
             self.codes[:, :count] = 0  # of rows that only fill the batch
             self.codes[: len(first), :count] = first
             self._prefill(self.codes[:, : count - 1])
 
-    @sdpa_kernel(ATTENTION)
     def _prefill(self, codes: Tensor) -> None:
         """Fill the cache with codes (B, n) and what precedes them, in one pass."""
-        codes = torch.cat([codes, codes]) if self.decoder.scales else codes
+        codes = codes if self.scales is None else torch.cat([codes, codes])
         with torch.compiler.set_stance("force_eager"):  # not compiled again for every number of codes
-            logits = self.decoder.forward(codes, self.class_ids, self.cache)
+            logits = self.forward(codes, self.class_ids, self.cache)
             if self.soft:  # again, because what the unconditional rows compute depends on all confidences
                 self.soft.add(slice(0, logits.shape[1]), logits[: self.rows].float())
                 self.cache.value_weights = self.soft.weights_of_queries(self.cache.length)
                 self.cache.length = 0
-                self.decoder.forward(codes, self.class_ids, self.cache)
+                self.forward(codes, self.class_ids, self.cache)
                 self.cache.value_weights = self.soft.value_weights
 
-    @sdpa_kernel(ATTENTION)
     def draw(self, position: int) -> None:
-        """Draw codes[:, position]; nothing here waits for the device."""
-        settings, scales = self.decoder.settings, self.decoder.scales
-        last = self.codes[:, max(position - 1, 0) : position]  # (rows, 0) at first
-        last = torch.cat([last, last]) if scales else last
+        """Draw codes[:, position] after the code before it."""
+        self.next.fill_(position)
+        self._draw_after(self.codes[:, max(position - 1, 0) : position], self.cache)  # (rows, 0) at first
+
+    def _draw_after(self, last: Tensor, cache: KeyValueCache | DevicePositionCache) -> None:
+        """Draw the code after those of `last` (rows, n), which continue the cache, and count it in `next`.
+
+        Nothing here waits for the device.
+        """
+        settings = self.settings
+        last = last if self.scales is None else torch.cat([last, last])
         if self.soft:
-            self.soft.weigh(position)
-        logits = self.decoder.forward(last, self.class_ids, self.cache)[:, -1].float()
-        if scales:
+            self.soft.weigh(self.next)
+        logits = self.forward(last, self.class_ids, cache)[:, -1].float()
+        if self.scales is not None:
             conditional, unconditional = logits.split(self.rows)
             if self.soft:
-                self.soft.add(slice(position, position + 1), conditional[:, None])
-            logits = unconditional + scales[position] * (conditional - unconditional)
+                self.soft.add(self.next, conditional[:, None])
+            logits = unconditional + self.scales[self.next] * (conditional - unconditional)
         if settings.temperature == 0:
-            self.codes[:, position] = logits.argmax(-1)
-            return
-        logits = keep_likely(logits / settings.temperature, settings.top_k, settings.top_p)
-        self.codes[:, position] = draw(logits, self.noise[:, position])
+            drawn = logits.argmax(-1)
+        else:
+            logits = keep_likely(logits / settings.temperature, settings.top_k, settings.top_p)
+            drawn = draw(logits, self.noise.index_select(1, self.next)[:, 0])
+        self.codes.index_copy_(1, self.next, drawn[:, None])
+        self.next += 1
+
+
+class _SteppedBatch(_Batch):
+    """A batch with the same work for every position but the first, which can be recorded."""
+
+    def __init__(
+        self,
+        decoder: AutoregressiveDecoder,
+        rows: int,
+        device: torch.device,
+        attention: DecodeAttention | None = None,
+    ):
+        """attention: by default the fastest for the device."""
+        super().__init__(decoder, rows, device)
+        attention = attention or decode_attention(self.cache)
+        self.step_cache = DevicePositionCache(self.cache, attention)
+
+    def step(self) -> None:
+        """Draw the next code after the one before it; the host says nothing about the position."""
+        self._draw_after(self.codes.index_select(1, self.next - 1), self.step_cache)
+        self.step_cache.move()
+
+    def run(
+        self, class_ids: Tensor, noise: Tensor, launch: Callable[[], None], first: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Draw all codes but the `first` (B, k), k < T, which stay; yields a view of all codes after each position.
+
+        launch: runs `step`, which may be recorded.
+        """
+        first = class_ids.new_empty(len(class_ids), 0) if first is None else first
+        self.fill(class_ids, noise, first)
+        with torch.compiler.set_stance("force_eager"):  # it has other shapes than the step
+            self.draw(first.shape[1])
+        self.step_cache.start()
+        yield self.codes[: len(class_ids)]
+        for _ in range(first.shape[1] + 1, self.codes.shape[1]):
+            self.generator.prepare_position(self.class_ids, self.cache)
+            self.step_cache.take_inputs()
+            launch()
+            self.cache.advance(1)
+            yield self.codes[: len(class_ids)]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from modeling.interfaces import AutoregressiveGenerator
+from modeling.layers.head_norms import HeadNorms
+from modeling.layers.kv_cache import to_cache
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -55,8 +57,10 @@ class _FunctionalLayer:
     def __init__(self, past_k: Tensor, past_v: Tensor, value_weights: Tensor | None):
         self.past_k, self.past_v, self.value_weights = past_k, past_v, value_weights
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms | None = None) -> Tensor:
         """q, k, v: (B, heads, 1, d); the past: (B, heads, n, d). Returns (B, heads, 1, d)."""
+        if norms is not None:
+            q, k = norms(q, k)
         self.k, self.v = k, v
         past_k, past_v = self.past_k.float(), self.past_v.float()
         q = q.float() * q.shape[-1] ** -0.5
@@ -77,6 +81,9 @@ class _FunctionalCache:
         self.length = past_k.shape[3]
         self.inputs = inputs
         self.layers = [_FunctionalLayer(k, v, value_weights) for k, v in zip(past_k, past_v, strict=True)]
+
+    def positions(self, count: int) -> slice:
+        return slice(self.length, self.length + count)
 
     def position_inputs(self) -> tuple[Tensor, ...]:
         return self.inputs
@@ -120,8 +127,8 @@ def compile_step(generator: AutoregressiveGenerator) -> Callable:
             weights = weights[:, :length]
             torch._dynamo.mark_dynamic(weights, 1)
         logits, k, v = compiled(codes, class_ids, *past, weights, *inputs)
-        cache.keys[..., length : length + 1, :] = k
-        cache.values[..., length : length + 1, :] = v
+        cache.keys[..., length : length + 1, :] = to_cache(k, cache.keys.dtype)
+        cache.values[..., length : length + 1, :] = to_cache(v, cache.values.dtype)
         cache.advance(1)
         return logits
 

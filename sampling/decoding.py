@@ -57,6 +57,10 @@ class Decoder(Protocol):
         Returns a function with the generator's own arguments and result.
         """
 
+    @staticmethod
+    def bytes_per_image(generator: Generator, settings: DecoderSettings, bytes_per_number: int) -> int:
+        """Memory that an image of a batch takes while its codes are drawn."""
+
     def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
         """class_ids: (B,); noise: (B, *noise_shape) in [0, 1), see `image_noise`. Returns codes (B, T) int64.
 
@@ -66,6 +70,9 @@ class Decoder(Protocol):
 
     def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
+
+
+DRAW_BYTES = 4 + 3 * 8  # a logit, and what `noise.draw` makes of it in float64
 
 
 def check_batch(generator: Generator, class_ids: Tensor, fixed_rows: int | None) -> None:

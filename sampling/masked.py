@@ -12,7 +12,7 @@ from torch import Tensor
 from modeling.interfaces import MaskedGenerator
 from sampling.completion import check_kept
 from sampling.cpu import pack_linears
-from sampling.decoding import DECODERS, check_batch
+from sampling.decoding import DECODERS, DRAW_BYTES, check_batch
 from sampling.noise import draw, gumbel
 
 DECAYS = ("constant", "linear", "power-cosine")
@@ -121,6 +121,11 @@ class MaskedDecoder:
             for block in generator.blocks:
                 block.compile()
         return generator
+
+    @staticmethod
+    def bytes_per_image(generator: MaskedGenerator, settings: MaskedSettings, bytes_per_number: int) -> int:
+        """Mostly the logits of all places."""
+        return 2 * generator.layout.num_codes * generator.layout.codebook_size * DRAW_BYTES
 
     def __call__(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Tensor:
         """Codes (B, T) int64. Arguments and errors: see `stream`."""

@@ -32,6 +32,8 @@ from sampling.completion import keep_codes, one_row_each
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
 from utils.atomic import write_atomically, write_text
+from utils.compiling import compile_or_eager
+from utils.device import use_cpu
 from utils.errors import UserError
 from utils.pretrained import (
     CONFIG_FILE,
@@ -43,6 +45,8 @@ from utils.pretrained import (
 )
 from utils.weights import EXPORTED_FILE, copy_weights, weights_file
 from utils.yaml_files import read_yaml, resolve_path
+
+DECODED_TOGETHER = 125  # images: a convolutional decoder needs about 0.1 GB for each
 
 
 def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator | None = None) -> None:
@@ -84,8 +88,9 @@ def require_class(class_id: int, num_classes: int, source: str = "class") -> Non
 class Pipeline:
     """Draws codes with the generator and turns them into images with the tokenizer's decoder.
 
-    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix products.
-    Modifies the generator in place for inference; do not train it afterwards.
+    Image number i of a seed is the same in any batch, on any process, up to rounding in matrix products, which in bf16
+    changes many images (docs/sampling.md).
+    Modifies the models in place for inference; do not train them afterwards.
     """
 
     def __init__(
@@ -116,7 +121,10 @@ class Pipeline:
         if self.precision not in PRECISIONS:
             raise UserError(f"precision is '{self.precision}'; choose {' or '.join(PRECISIONS)}")
         on_gpu = self.device.type == "cuda"
-        compile = on_gpu if compile is None else compile
+        compile = compile_or_eager(compile, self.device)
+        if compile and on_gpu:
+            for trunk in tokenizer.trunks:
+                trunk.compile()
         if self.precision == "bf16":
             cast_parameters(generator, torch.bfloat16)
         decoder_class = DECODERS.part_class(generator.decoding)
@@ -147,7 +155,7 @@ class Pipeline:
         the generator's, else what the configuration names. settings: changes to the configuration's settings of
         sampling. options: see the constructor. Raises UserError.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or ("cpu" if use_cpu() else "cuda")
         weights = Path(source)
         if not weights.is_file():
             folder = local_folder(source)
@@ -179,7 +187,7 @@ class Pipeline:
     def decode(self, codes: Tensor) -> Tensor:
         """codes (n, T) -> images (n, 3, H, W) in [0, 1], in the pipeline's precision. Raises UserError for NaN."""
         with autocast(self.device, self.precision):
-            images = self.tokenizer.decode(codes).float()
+            images = torch.cat([self.tokenizer.decode(part).float() for part in codes.split(DECODED_TOGETHER)])
         if not images.isfinite().all():
             raise UserError(f"the tokenizer decodes to NaN or infinity in {self.precision}: its weights are damaged")
         return images

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from modeling.layers.kv_cache import DTYPES
 from sampling.guidance import SCHEDULES, guidance_scale
 from utils.config import option
 
@@ -13,7 +14,9 @@ class SamplingOptions:
     """`sampling`: what sample_imagenet.py draws."""
 
     num_samples: int = option(50000, "images; image i has class i mod condition_num_classes", min=1)
-    batch_size: int = option(125, "images per process and batch", min=1)
+    batch_size: int | None = option(
+        None, "images per process and batch; null: at most 500, as a GPU's memory allows, and 32 on a CPU", min=1
+    )
     class_ids: list[int] | None = option(None, "repeat these classes, e.g. [207, 250]; null: all")
     guidance_schedule: str | None = option(
         None, "scale along the codes, up to model.generator.guidance_scale", choices=(None, *SCHEDULES)
@@ -23,14 +26,19 @@ class SamplingOptions:
     top_p: float | None = option(
         None, "draw from the fewest codes that are together this likely; null: all", above=0, max=1
     )
+    cache_precision: str | None = option(
+        None,
+        "of keys and values; null: as precision; fp8 and fp8_values: docs/sampling.md",
+        choices=tuple(DTYPES),
+    )
     precision: str | None = option(None, "null: bf16 on a GPU, fp32 on the CPU", choices=(None, "fp32", "bf16"))
     compile: bool | None = option(None, "compile the decoding; null: on a GPU only")
     save_png: bool = option(False, "also write output_dir/000000.png, ...")
 
     def changes(self) -> dict[str, Any]:
         """Settings of the decoder that are given here."""
-        given = {name: getattr(self, name) for name in ("guidance_schedule", "soft_guidance", "top_k", "top_p")}
-        return {name: value for name, value in given.items() if value}
+        names = ("guidance_schedule", "soft_guidance", "top_k", "top_p", "cache_precision")
+        return {name: value for name in names if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class SamplingSettings:
     top_k: int | None = None  # draw from this many most likely codes
     top_p: float | None = None  # draw from the fewest codes that are together this likely
     soft_guidance: bool = False  # see `sampling.soft_guidance`
+    cache_precision: str | None = None  # of keys and values; None: that of the weights
 
     def __post_init__(self):
         for name in ("guidance_scale", "guidance_scale_pow", "temperature"):
@@ -51,6 +60,8 @@ class SamplingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be a finite number")
         if self.guidance_schedule not in SCHEDULES:
             raise ValueError(f"guidance_schedule '{self.guidance_schedule}' is none of {', '.join(SCHEDULES)}")
+        if self.cache_precision not in DTYPES:
+            raise ValueError(f"cache_precision '{self.cache_precision}' is none of fp8_values, fp8")
         if self.guidance_scale_pow < 0:
             raise ValueError(f"guidance_scale_pow is {self.guidance_scale_pow}, but must not be negative")
         if self.temperature < 0:

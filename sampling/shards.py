@@ -31,8 +31,15 @@ class SampleShards(ShardedOutput):
     The result is OUTPUT_DIR.npz; OUTPUT_DIR/sampling.json records what decided the images.
     """
 
-    def __init__(self, output_dir: str | Path, num_samples: int, image_size: int, identity: dict[str, Any]):
-        """identity: what decides the images: weights, seed, guidance, ..."""
+    def __init__(
+        self,
+        output_dir: str | Path,
+        num_samples: int,
+        image_size: int,
+        identity: dict[str, Any],
+        circumstances: dict[str, Any] | None = None,
+    ):
+        """identity: what decides the images: weights, seed, guidance, ... circumstances: what decides rounding."""
         self.output_dir = Path(output_dir)
         self.npz = Path(f"{self.output_dir}.npz")
         self.image_size = image_size
@@ -45,6 +52,7 @@ class SampleShards(ShardedOutput):
             shard_size,
             suffix=".npy",
             result=self.npz,
+            circumstances=circumstances,
         )
 
     def png(self, index: int) -> Path:
@@ -113,5 +121,5 @@ class SampleShards(ShardedOutput):
 
         with explain_write_errors(self.npz):
             write_atomically(self.npz, write)
-            self.mark_complete(self.identity)
+            self.mark_complete(self.description())
         return self.npz

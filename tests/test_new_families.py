@@ -182,6 +182,10 @@ class MaskedDecoder:
     def prepare(generator: MaskedGenerator, settings: MaskedSettings, batch_size: int, compile: bool) -> Callable:
         return generator
 
+    @staticmethod
+    def bytes_per_image(generator: MaskedGenerator, settings: MaskedSettings, bytes_per_number: int) -> int:
+        return NUM_CODES * generator.layout.codebook_size * bytes_per_number
+
     @torch.no_grad()
     def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         codes = torch.full((len(class_ids), NUM_CODES), -1, device=class_ids.device)
@@ -369,7 +373,7 @@ def test_other_generators_train_on_the_same_codes(work, tmp_path, generator):
     arguments = [f"config={config}", f"experiment.output_dir={tmp_path / 'out'}", "training.max_train_steps=30", *sizes]
     trainer = GeneratorTrainer(load_config(ARConfig, "", arguments))
     if generator == "alitok":
-        assert trainer.generator.rope.shape == (1 + NUM_CODES, 4, 2)
+        assert trainer.generator.rope.shape == (1 + NUM_CODES, 2, 8)
     trainer.run()
     losses = [row["val_loss"] for row in read_log(tmp_path / "out") if "val_loss" in row]
     assert losses[-1] < losses[0]

@@ -1,5 +1,8 @@
 """What can be tested for a GPU without one: no operation mixes devices, no recorded operation waits for a value."""
 
+from collections.abc import Callable
+from itertools import islice
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -8,8 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.training_memory import on_pretended_cuda, pretended_cuda
 from modeling.build import build_generator, build_tokenizer, cast_parameters, code_layout
+from modeling.layers.decode_attention import plain_attention
 from modeling.rar import cache as rar_cache
-from sampling.autoregressive import AutoregressiveDecoder, _Batch
+from sampling.autoregressive import AutoregressiveDecoder, _SteppedBatch
 from sampling.masked import MaskedDecoder, MaskedSettings, masked_counts
 from sampling.settings import SamplingSettings
 from tests.support.paths import ROOT
@@ -30,6 +34,16 @@ class NothingFromTheHost(TorchDispatchMode):
         devices = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         assert devices <= {"cuda"}, function
         return function(*args, **(kwargs or {}))
+
+
+def checked(step: Callable[[], None]) -> Callable[[], None]:
+    """`step`, which must touch nothing of the host, as if it were recorded."""
+
+    def launch() -> None:
+        with NothingFromTheHost():
+            step()
+
+    return launch
 
 
 def test_pretending_finds_mistakes():
@@ -57,11 +71,10 @@ def test_decoding_can_be_recorded(changes):
         on_pretended_cuda(generator)
         cast_parameters(generator, torch.bfloat16)
         settings = SamplingSettings.from_config(model.generator, **changes)
-        batch = _Batch(AutoregressiveDecoder(generator, settings), 3, torch.device("cuda"))
-        batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
-        with NothingFromTheHost():
-            for t in range(3):
-                batch.draw(t)
+        decoder = AutoregressiveDecoder(generator, settings)
+        batch = _SteppedBatch(decoder, 3, torch.device("cuda"), plain_attention)
+        classes = torch.zeros(2, dtype=torch.int64, device="cuda")
+        list(islice(batch.run(classes, batch.noise[:2], checked(batch.step)), 4))
         assert batch.codes.device.type == "cuda"
         assert batch.cache.keys.dtype == torch.bfloat16
 
@@ -73,11 +86,9 @@ def test_decoding_of_rar_can_be_recorded():
         patch.setattr(rar_cache, "MODULATION_BYTES", 3 * 2 * 6 * 6 * 32 * 2)  # three positions of six rows
         on_pretended_cuda(generator)
         cast_parameters(generator, torch.bfloat16)
-        batch = _Batch(AutoregressiveDecoder(generator, SamplingSettings(4.0, 1.0)), 3, torch.device("cuda"))
-        batch.fill(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2])
-        with NothingFromTheHost():
-            for t in range(generator.layout.num_codes):
-                batch.draw(t)
+        decoder = AutoregressiveDecoder(generator, SamplingSettings(4.0, 1.0))
+        batch = _SteppedBatch(decoder, 3, torch.device("cuda"), plain_attention)
+        list(batch.run(torch.zeros(2, dtype=torch.int64, device="cuda"), batch.noise[:2], checked(batch.step)))
         assert batch.cache.modulations.shape[2] == 3
         assert batch.cache.modulations.dtype == torch.bfloat16
 

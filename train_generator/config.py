@@ -75,7 +75,7 @@ class GeneratorTraining(SampleFidSettings, TrainingSettings):
 
     per_gpu_batch_size: int = 128
     max_train_steps: int = option(500000, "steps", min=1)
-    compile: bool = option(False, "torch.compile the blocks")
+    compile: bool | None = option(None, "torch.compile the blocks; null: on a GPU")
     fsdp: bool = option(False, "shard weights and optimizer over the processes (FSDP2), for large models")
 
 

@@ -15,6 +15,7 @@ from dataset.loader import describe_batches, micro_batch_loader
 from dataset.position_pictures import PositionValues, position_picture
 from modeling.build import build_generator, code_layout, load_tokenizer
 from modeling.interfaces import Generator, GeneratorLoss, Progress, Tokenizer
+from modeling.layers.attention import describe_kernels
 from modeling.layers.precision import full_float32
 from modeling.start import start_generator
 from sampling.noise import image_noise
@@ -34,6 +35,7 @@ from training.lr_schedule import warmup_cosine
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.peak_flops import matmul_peak
 from training.state import TrainState
+from utils.compiling import compile_or_eager
 from utils.errors import UserError
 from utils.pretrained import find_pretrained_weights
 
@@ -76,6 +78,7 @@ class GeneratorTrainer:
         self.total_steps = training.max_train_steps
         self.accelerator = build_accelerator(training)
         device = self.accelerator.device
+        self.accelerator.print(describe_kernels(device))
         self.sharded = training.fsdp and self.accelerator.num_processes > 1
 
         # The model and its data.
@@ -94,7 +97,8 @@ class GeneratorTrainer:
         self.ema = make_average(self.generator, training)
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module
-        if training.compile:  # block by block: one short compilation, and gradients still overlap with their averaging
+        # Block by block: one short compilation, and gradients still overlap with their averaging.
+        if compile_or_eager(training.compile, device):
             for block in self.generator.blocks:
                 block.compile()
 

@@ -93,7 +93,7 @@ class TokenizerTraining(TrainingSettings):
     """`training`"""
 
     freeze_encoder: bool = option(False, "true for stage 2: everything that decides the codes stays as it is")
-    compile: bool = option(False, "torch.compile encoder and decoder")
+    compile: bool | None = option(None, "torch.compile encoder, decoder and the networks of the losses; null: on a GPU")
     activation_checkpointing: bool = option(False, "recompute activations in the backward pass: less memory, more time")
 
 

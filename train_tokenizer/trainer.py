@@ -14,6 +14,7 @@ from dataset.images import list_images, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
+from modeling.layers.attention import describe_kernels
 from modeling.start import start_tokenizer
 from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
@@ -28,6 +29,7 @@ from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.state import TrainState
+from utils.compiling import compile_or_eager
 from utils.errors import UserError
 from utils.progress import tqdm
 
@@ -58,6 +60,7 @@ class TokenizerTrainer:
         self.total_steps = self.schedule.total_steps
         self.accelerator = build_accelerator(training)
         device = self.accelerator.device
+        self.accelerator.print(describe_kernels(device))
 
         # Data.
         val_images = list_images(params.data_path, params.val_split)
@@ -71,9 +74,10 @@ class TokenizerTrainer:
             self.state.models["ema"] = self.ema.module
         if training.freeze_encoder:
             freeze_codes(self.tokenizer)
+        compile = compile_or_eager(training.compile, device)
         for trunk in self.tokenizer.trunks:
             trunk.activation_checkpointing = training.activation_checkpointing
-            if training.compile:
+            if compile:
                 trunk.compile()  # in place: the names of the weights stay
         groups = parameter_groups(self.tokenizer, config.optimizer.params.weight_decay)
         optimizer = make_adamw(groups, config.optimizer.params, self.schedule.learning_rate(0))

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from utils.config import option
 from utils.cpu import tune_for_cpu
+from utils.device import use_cpu
 from utils.environment import joining_processes, require_known_environment
 from utils.errors import UserError
 
@@ -33,15 +34,16 @@ class ProcessSettings:
 
 
 def build_accelerator(settings: ProcessSettings) -> Accelerator:
-    """Accelerator for `training.mixed_precision`, on a GPU if there is one, else on the CPU."""
-    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
+    """Accelerator for `training.mixed_precision`, on a GPU if there is one, else on the CPU (`use_cpu`)."""
+    cpu = use_cpu()
+    if settings.mixed_precision == "fp16" and cpu:
         raise UserError("training.mixed_precision=fp16 needs a GPU; choose bf16 or no")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.enable_tf32
     require_known_environment(settings.mixed_precision)
     with joining_processes():
         accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
-            cpu=not torch.cuda.is_available(),
+            cpu=cpu,
             kwargs_handlers=[
                 # Gradients are views of the communication buckets. Buffers are not broadcast: they are constants, or
                 # every rank computes the same ones.

@@ -13,10 +13,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from utils.atomic import part_of, read_json, write_json
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.folder_lock import LOCK_TIMEOUT, exclusive_lock
 
 VISIBILITY_TIMEOUT = 60.0  # seconds for a shared file system to show the files of other machines
+MADE_WITH = "made with"
 MAX_VALUE_CHARACTERS = 40  # of a differing value in an error
 
 
@@ -40,11 +41,17 @@ class ShardedOutput:
         *,
         suffix: str = ".json",
         result: Path | None = None,
+        circumstances: dict[str, Any] | None = None,
     ):
-        """identity: what decides the content of the output, by name. result: the output, if it is not `record`."""
+        """identity: what decides the content of the output, by name. result: the output, if it is not `record`.
+
+        circumstances: what changes the content a little, by rounding. Runs that differ in it are all recorded, under
+        "made with", and a resumed run warns.
+        """
         self.record = record
         self.progress = progress
         self.identity = json.loads(json.dumps(identity))  # as it will be read: tuples become lists
+        self.made_with = [] if circumstances is None else [json.loads(json.dumps(circumstances))]
         self.num_items = num_items
         self.shard_size = shard_size
         self.num_shards = -(-num_items // shard_size)
@@ -87,13 +94,31 @@ class ShardedOutput:
         elif main and (foreign := self._foreign()):
             raise UserError(f"{foreign[0]} is there and was not made by this program: choose another place")
         if main:
+            self._recall_circumstances()
             with explain_write_errors(self.plan):
-                write_json(self.plan, self.identity)
+                write_json(self.plan, self.description())
         folder = next(path for path in self.plan.parents if path.is_dir())
         needed, free = self.bytes_needed(), shutil.disk_usage(folder).free
         if free < needed:
             raise UserError(f"{self.record.parent}: {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free")
         return False
+
+    def description(self) -> dict[str, Any]:
+        """The identity, and the circumstances of all runs if there are any."""
+        return {**self.identity, MADE_WITH: self.made_with} if self.made_with else self.identity
+
+    def _recall_circumstances(self) -> None:
+        """Put those of earlier runs before this run's, and warn if this run is another."""
+        earlier = read_json(self.plan).get(MADE_WITH, []) if self.plan.is_file() else []
+        for now in self.made_with:
+            if earlier and now not in earlier:
+                before = earlier[-1]
+                changed = [f"{k} is {v}, was {before.get(k)}" for k, v in now.items() if before.get(k) != v]
+                warn(
+                    f"warning: {self.record.parent} was begun otherwise ({', '.join(changed)}): rounding differs, so"
+                    " the result is not exactly that of one run"
+                )
+        self.made_with = [*earlier, *(now for now in self.made_with if now not in earlier)]
 
     def prepare_together(self, state: PartialState) -> bool:
         """`prepare` on every process; the main one decides, as others may see files later on a shared disk."""

@@ -22,6 +22,7 @@ from dataset.token_cache.metadata import CacheMetadata
 from dataset.token_cache.writer import CacheWriter
 from modeling.interfaces import Tokenizer
 from modeling.layers.precision import autocast, full_float32
+from utils.compiling import compile_or_eager
 from utils.errors import UserError
 from utils.progress import of_processes, tqdm
 from utils.sharded_output import ShardedOutput, background_writer
@@ -32,11 +33,12 @@ MAX_FILES_IN_ERROR = 5
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How to encode. Only the batch size has an effect on the codes: rounding depends on it."""
+    """How to encode. Only batch size and compilation have an effect on the codes: rounding depends on them."""
 
     batch_size: int  # images, of several views each
     num_workers: int = 0
     skip_bad: bool = False  # leave out undecodable files; they end the run otherwise
+    compile: bool | None = None  # torch.compile the tokenizer; None: on a GPU
 
 
 class SourceBatch(NamedTuple):
@@ -109,6 +111,9 @@ def pretokenize(
         if writer.prepare_together(state):
             state.print(f"{folder} is complete")
         else:
+            if compile_or_eager(settings.compile, state.device):
+                for trunk in tokenizer.trunks:
+                    trunk.compile()  # once for the usual batch, once for the smaller last ones of the shards
             _encode_missing(tokenizer, writer, settings, state)
 
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from modeling.interfaces import GENERATORS, CodeLayout, GeneratorLoss, Progress
 from modeling.layers.attention import attention
+from modeling.layers.head_norms import HeadNorms
 from modeling.layers.kv_cache import KeyValueCache, LayerCache
 from modeling.layers.norms import RMSNorm, SwiGLU
 from modeling.layers.precision import at_least_float32
-from modeling.layers.rope import rotary_table, rotate
+from modeling.layers.rope import rotary_table, rotation_factors
 from modeling.layers.run_blocks import run_blocks
 from utils.config import option
 
@@ -54,11 +55,17 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def heads(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, width), rope: (L, head_width / 2, 2) -> q, k, v, each (B, heads, L, head_width)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
-        q, k = (rotate(norm(x), rope).type_as(v) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
-        return q, k, v
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, L, width) -> q, k, v without norms and rotation, each (B, heads, L, head_width).
+
+        They are views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a
+        GPU.
+        """
+        return self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
+
+    def norms(self, rope: Tensor) -> HeadNorms:
+        """rope: (L, 2, head_width)."""
+        return HeadNorms(self.q_norm, self.k_norm, rope)
 
     def output(self, attended: Tensor) -> Tensor:
         """attended: (B, heads, L, head_width) -> (B, L, width)."""
@@ -75,20 +82,24 @@ class Block(nn.Module):
         self.norm2 = RMSNorm(config.hidden_size)
         self.mlp = SwiGLU(config.hidden_size, config.dropout)
 
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attn.heads(self.norm1(x))
+
     def before_attention(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attn.heads(self.norm1(x), rope)
+        q, k, v = self.heads(x)
+        return *self.attn.norms(rope)(q, k), v
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.attn.output(attended)
         return x + self.mlp(self.norm2(x))
 
     def forward(self, x: Tensor, rope: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """x: (B, L, width), rope: (L, head_width / 2, 2). With a cache, x continues the positions in it."""
-        q, k, v = self.before_attention(x, rope)
+        """x: (B, L, width), rope: (L, 2, head_width). With a cache, x continues the positions in it."""
         if cache is None:
+            q, k, v = self.before_attention(x, rope)
             attended = attention(q, k, v, causal=True, dropout=self.attn.attn_drop if self.training else 0.0)
         else:
-            attended = cache.attend(q, k, v)
+            attended = cache.attend(*self.heads(x), self.attn.norms(rope))
         return self.after_attention(x, attended)
 
 
@@ -126,7 +137,7 @@ class AliTokGenerator(nn.Module):
             table = rotary_table(layout, width // heads)
             if self.reversed:  # a code keeps its place in the image
                 table = torch.cat([table[:1], table[1:].flip(0)])
-        self.register_buffer("rope", table, persistent=False)
+        self.register_buffer("rope", rotation_factors(table), persistent=False)
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)
 
@@ -157,7 +168,7 @@ class AliTokGenerator(nn.Module):
         if start == 0:
             x = torch.cat([self.embed_classes(class_ids)[:, None], x], dim=1)
         x = self.tok_dropout(at_least_float32(x))  # residuals stay float32: half precision is for what blocks add
-        rope = self.rope[start : start + x.shape[1]]
+        rope = self.rope[slice(0, x.shape[1]) if cache is None else cache.positions(x.shape[1])]
         if cache is None:
             x = run_blocks(self.blocks, x, rope, recompute=self.config.use_checkpoint and self.training)
         else:
@@ -195,14 +206,17 @@ class AliTokGenerator(nn.Module):
 
     # -- decoding: modeling.interfaces.AutoregressiveGenerator ------------------------------------------
 
-    def new_cache(self, class_ids: Tensor) -> KeyValueCache:
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> KeyValueCache:
         head_width, weight = self.blocks[0].attn.head_width, self.embeddings.weight
         shape = (len(self.blocks), len(class_ids), self.config.num_attention_heads, self.layout.num_codes, head_width)
-        return KeyValueCache(*shape, dtype=weight.dtype, device=weight.device)
+        return KeyValueCache(*shape, precision, dtype=weight.dtype, device=weight.device)
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes: (B, T) in the order drawn."""
         return codes.flip(1) if self.reversed else codes
 
     def compiled_when_decoding(self) -> list[tuple[nn.Module, str]]:
-        return [(block, name) for block in self.blocks for name in ("before_attention", "after_attention")]
+        return [(block, name) for block in self.blocks for name in ("heads", "after_attention")]
+
+    def prepare_position(self, class_ids: Tensor, cache: KeyValueCache) -> None:
+        """A position needs nothing but codes, keys and values."""

@@ -16,6 +16,9 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
+    bias = None
+    eps = NORM_EPS
+
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))

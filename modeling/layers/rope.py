@@ -38,11 +38,21 @@ def rotary_table(layout: CodeLayout, head_width: int) -> Tensor:
     return torch.cat([torch.zeros_like(table[:1]), table])
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs: (a, b) -> (a cos - b sin, a sin + b cos).
+def rotation_factors(table: Tensor) -> Tensor:
+    """What `rotate` multiplies a channel and its partner by, (L, 2, head_width), from a table (L, head_width / 2, 2).
 
-    x: (B, heads, L, head_width); table: (L, head_width / 2, 2). Same shape and dtype as x.
+    The second factor of the first channel of each pair has its sign changed.
     """
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table.unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).type_as(x)
+    return torch.stack([torch.stack(pair, dim=-1).flatten(-2) for pair in ((cos, cos), (-sin, sin))], dim=1)
+
+
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs: (a, b) -> (a cos - b sin, b cos + a sin).
+
+    x: (B, L, heads, head_width); factors: (L, 2, head_width). Same shape and dtype as x.
+    Each element reads its partner, and no pair is stacked: the compiler makes one kernel of norm and rotation.
+    """
+    own, partners = factors[:, None].unbind(2)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (x.float() * own + swapped.float() * partners).type_as(x)

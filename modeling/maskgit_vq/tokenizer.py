@@ -28,6 +28,10 @@ class MaskGITVQ(nn.Module):
         self.decoder = Decoder(config)
         self.quantize = Codebook(config.codebook_size, config.token_size)
 
+    @property
+    def trunks(self) -> tuple[nn.Module, nn.Module]:
+        return self.encoder, self.decoder
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> codes (B, T) int64."""

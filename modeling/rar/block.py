@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.layers.attention import attention
+from modeling.layers.head_norms import HeadNorms
 from modeling.layers.kv_cache import LayerCache
 from modeling.layers.norms import LayerNorm
 from modeling.layers.precision import at_least_float32
@@ -39,9 +40,11 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, width) -> q, k, v, each (B, heads, L, head_width)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
-        return self.q_norm(q).type_as(v), self.k_norm(k).type_as(v), v
+        """x: (B, L, width) -> q, k, v without norms, each (B, heads, L, head_width)."""
+        return self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
+
+    def norms(self) -> HeadNorms:
+        return HeadNorms(self.q_norm, self.k_norm)
 
     def output(self, attended: Tensor) -> Tensor:
         """attended: (B, heads, L, head_width) -> (B, L, width)."""
@@ -70,9 +73,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.adaLN_modulation = adaptive_layer(config.hidden_size, BLOCK_MODULATIONS)
 
-    def before_attention(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shift, scale, *_ = modulation.chunk(BLOCK_MODULATIONS, dim=-1)
         return self.attn.heads(modulate(self.norm1(x), shift, scale).type_as(self.norm1.weight))
+
+    def before_attention(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.heads(x, modulation)
+        return *self.attn.norms()(q, k), v
 
     def after_attention(self, x: Tensor, attended: Tensor, modulation: Tensor) -> Tensor:
         _, _, attention_gate, shift, scale, mlp_gate = modulation.chunk(BLOCK_MODULATIONS, dim=-1)
@@ -95,11 +102,11 @@ class Block(nn.Module):
         if kept is not None and condition is not None:
             kept.copy_(modulation[:, -kept.shape[1] :])
         modulation = modulation[:, : x.shape[1]]
-        q, k, v = self.before_attention(x, modulation)
         if cache is None:
+            q, k, v = self.before_attention(x, modulation)
             attended = attention(q, k, v, causal=True, dropout=self.attn.attn_drop if self.training else 0.0)
         else:
-            attended = cache.attend(q, k, v)
+            attended = cache.attend(*self.heads(x, modulation), self.attn.norms())
         return self.after_attention(x, attended, modulation)
 
 

@@ -1,5 +1,6 @@
 """Keys, values and modulations while RAR draws codes."""
 
+import torch
 from torch import Tensor
 
 from modeling.layers.kv_cache import KeyValueCache
@@ -18,12 +19,23 @@ class ModulatedCache(KeyValueCache):
     positions, and 349 MB for those of RAR-XXL, in float32; half of that in bfloat16.
     """
 
-    def __init__(self, num_layers: int, rows: int, num_heads: int, length: int, head_width: int, **options):
-        super().__init__(num_layers, rows, num_heads, length, head_width, **options)
-        position_bytes = self.keys[:, :, :, 0].nbytes * BLOCK_MODULATIONS
+    def __init__(
+        self,
+        num_layers: int,
+        rows: int,
+        num_heads: int,
+        length: int,
+        head_width: int,
+        precision: str | None = None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        super().__init__(num_layers, rows, num_heads, length, head_width, precision, dtype=dtype, device=device)
+        position_bytes = self.keys[:, :, :, 0].numel() * BLOCK_MODULATIONS * dtype.itemsize
         runs = -(-length // max(MODULATION_BYTES // position_bytes, 1))
         width = BLOCK_MODULATIONS * num_heads * head_width
-        self.modulations = self.keys.new_empty(num_layers, rows, -(-length // runs), width)
+        self.modulations = self.keys.new_empty(num_layers, rows, -(-length // runs), width, dtype=dtype)
         self.run = range(0)  # the positions that have their modulations
 
     def position_inputs(self) -> tuple[Tensor, ...] | None:
@@ -36,7 +48,7 @@ class ModulatedCache(KeyValueCache):
     def start_run(self, position: int) -> Tensor:
         """Room (layers, rows, n, 6 width) for modulations of the run of n positions with `position` in it.
 
-        Runs begin at the same positions however the cache is filled, because recorded graphs rely on it.
+        Runs begin at the same positions however the cache is filled: a run that has begun is whole.
         """
         longest = self.modulations.shape[2]
         start = position // longest * longest

@@ -78,10 +78,10 @@ class RARGenerator(nn.Module):
         """class_ids: (B,) in [0, num_classes], the last one is "no class" -> (B, width)."""
         return self.embeddings(class_ids + self.layout.codebook_size + 1)
 
-    def condition(self, class_ids: Tensor, start: int, end: int) -> Tensor:
-        """What the adaptive norms see at positions start .. end - 1: class and position, (B, end - start, width)."""
+    def condition(self, class_ids: Tensor, positions: slice | Tensor) -> Tensor:
+        """What the adaptive norms see at n positions: class and position, (B, n, width)."""
         classes = at_least_float32(self.embed_classes(class_ids))
-        return classes[:, None] + self.timesteps_embeddings[:, start:end]
+        return classes[:, None] + self.timesteps_embeddings[:, positions]
 
     def _places_in_order(self, orders: Tensor, count: int) -> Tensor:
         """Both position tables along orders (B, T), for start, class and `count` codes: (B, 2 + count, width).
@@ -94,8 +94,14 @@ class RARGenerator(nn.Module):
         next_places = target[orders[:, : count + 1] + NUM_SPECIAL]
         return places + F.pad(next_places, (0, 0, 1, 1 + count - next_places.shape[1]))
 
-    def _places(self, start: int, end: int) -> Tensor:
-        """Both tables at positions start .. end - 1 in raster order, where they are one table: their sum."""
+    def _places(self, positions: slice | Tensor) -> Tensor:
+        """Both tables at positions in raster order, where they are one table: their sum.
+
+        A tensor has positions of codes before the last one.
+        """
+        if isinstance(positions, Tensor):
+            return self.pos_embed[:, positions] + self.target_aware_pos_embed[:, positions + 1]
+        start, end = positions.start, positions.stop
         first, last = max(start, 1), min(end, self.layout.num_codes + 1)
         next_places = self.target_aware_pos_embed[:, first + 1 : last + 1]
         return self.pos_embed[:, start:end] + F.pad(next_places, (0, 0, first - start, end - last))
@@ -118,15 +124,15 @@ class RARGenerator(nn.Module):
         x = self.embeddings(codes)
         if start == 0:
             x = torch.cat([self.cls_token.expand(len(codes), -1, -1), self.embed_classes(class_ids)[:, None], x], dim=1)
-        end = start + x.shape[1]
-        places = self._places(start, end) if orders is None else self._places_in_order(orders, codes.shape[1])
+        positions = slice(0, x.shape[1]) if cache is None else cache.positions(x.shape[1])
+        places = self._places(positions) if orders is None else self._places_in_order(orders, codes.shape[1])
         x = at_least_float32(x) + places  # residuals stay float32: half precision is for what blocks add
         if cache is None:
-            condition = self.condition(class_ids, start, end)
+            condition = self.condition(class_ids, positions)
             x = run_blocks(self.blocks, x, condition, recompute=self.config.use_checkpoint and self.training)
         else:
             x = self._continue(x, class_ids, cache)
-            condition = self.condition(class_ids, start, end)
+            condition = self.condition(class_ids, positions)
         if start == 0:  # the start predicts nothing
             x, condition = x[:, 1:], condition[:, 1:]
         return self.lm_head(self.adaln_before_head(x, condition))
@@ -137,7 +143,7 @@ class RARGenerator(nn.Module):
         if inputs is None:
             start, end = cache.length, cache.length + x.shape[1]
             inputs = (cache.start_run(end - 1),)
-            condition = self.condition(class_ids, start, cache.run.stop)
+            condition = self.condition(class_ids, slice(start, cache.run.stop))
         for block, layer, kept in zip(self.blocks, cache.layers, *inputs, strict=True):
             x = block(x, condition, layer, kept)
         cache.advance(x.shape[1])
@@ -184,15 +190,23 @@ class RARGenerator(nn.Module):
 
     # -- decoding: modeling.interfaces.AutoregressiveGenerator ------------------------------------------
 
-    def new_cache(self, class_ids: Tensor) -> ModulatedCache:
+    def new_cache(self, class_ids: Tensor, precision: str | None = None) -> ModulatedCache:
         head_width, weight = self.blocks[0].attn.head_width, self.embeddings.weight
         length = NUM_SPECIAL + self.layout.num_codes
         shape = (len(self.blocks), len(class_ids), self.config.num_attention_heads, length, head_width)
-        return ModulatedCache(*shape, dtype=weight.dtype, device=weight.device)
+        return ModulatedCache(*shape, precision, dtype=weight.dtype, device=weight.device)
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes: (B, T) in raster order already."""
         return codes
 
     def compiled_when_decoding(self) -> list[tuple[nn.Module, str]]:
-        return [(block, name) for block in self.blocks for name in ("before_attention", "after_attention")]
+        return [(block, name) for block in self.blocks for name in ("heads", "after_attention")]
+
+    def prepare_position(self, class_ids: Tensor, cache: ModulatedCache) -> None:
+        """The modulations, if the position starts a run."""
+        if cache.position_inputs() is None:
+            kept = cache.start_run(cache.length)
+            condition = self.condition(class_ids, cache.positions(kept.shape[2]))
+            for block, modulations in zip(self.blocks, kept, strict=True):
+                modulations.copy_(block.modulation(condition))

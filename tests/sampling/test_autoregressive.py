@@ -25,9 +25,9 @@ def test_no_guidance_work_without_guidance(monkeypatch):
     generator, rows = toy.generator(), []
     new_cache = generator.new_cache
 
-    def counting_cache(class_ids: torch.Tensor):
+    def counting_cache(class_ids: torch.Tensor, precision: str | None):
         rows.append(len(class_ids))
-        return new_cache(class_ids)
+        return new_cache(class_ids, precision)
 
     monkeypatch.setattr(generator, "new_cache", counting_cache)
     for scale in (1.0, 4.0):

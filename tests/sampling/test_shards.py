@@ -27,6 +27,28 @@ def open_shards(folder, seed: int = 1) -> SampleShards:
     return SampleShards(folder / "out", 10, 8, {"seed": seed})
 
 
+def test_every_run_records_its_circumstances(tmp_path, small_shards, capsys):
+    """What rounds otherwise, as another batch size does, is told and is no error."""
+
+    def resumed(batch_size: int) -> SampleShards:
+        shards = SampleShards(tmp_path / "out", 10, 8, {"seed": 1}, {"batch_size": batch_size, "device": "cpu"})
+        assert not shards.prepare()
+        return shards
+
+    resumed(125)
+    resumed(125)
+    assert "warning" not in capsys.readouterr().err
+    resumed(500)
+    assert "(batch_size is 500, was 125): rounding differs" in capsys.readouterr().err
+    shards = resumed(125)
+    assert "warning" not in capsys.readouterr().err
+    write_missing(shards)
+    shards.assemble(np.zeros(10))
+    record = json.loads((tmp_path / "out" / "sampling.json").read_text())
+    assert record["made with"] == [{"batch_size": 125, "device": "cpu"}, {"batch_size": 500, "device": "cpu"}]
+    assert open_shards(tmp_path).prepare()
+
+
 def write_missing(shards: SampleShards, pngs: bool = False) -> None:
     for shard in shards.missing():
         shards.write(shard, IMAGES[list(shards.items(shard))], pngs)

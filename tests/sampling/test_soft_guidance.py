@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from modeling.build import cast_parameters
+from modeling.layers.head_norms import HeadNorms
 from sampling.autoregressive import AutoregressiveDecoder, _Batch
 from sampling.noise import image_noise
 from sampling.settings import SamplingOptions, SamplingSettings
@@ -30,7 +31,8 @@ class WeightedLayer:
     def __init__(self, factors: Tensor):
         self.factors = factors
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, norms: HeadNorms) -> Tensor:
+        q, k = norms(q, k)
         attended = torch.zeros_like(v)
         for place in range(q.shape[2]):
             scores = (q[:, :, place : place + 1] * k[:, :, : place + 1]).sum(-1) * q.shape[-1] ** -0.5
@@ -78,7 +80,7 @@ def test_the_budget_is_one(name):
     """While each code is drawn, from the third on: before, the cache holds no code."""
     model = GENERATORS[name]()
     batch, special = _Batch(AutoregressiveDecoder(model, SOFT), 3, torch.device("cpu")), model.num_special
-    batch.fill(CLASSES, image_noise(0, range(3), T))
+    batch.fill(CLASSES, image_noise(0, range(3), T), torch.empty(3, 0, dtype=torch.int64))
     budgets, codes_weighted = [], []
     for position in range(T):
         batch.draw(position)

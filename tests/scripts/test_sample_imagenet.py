@@ -1,5 +1,6 @@
 """sample_imagenet.py: the same images from any number of processes, after a kill, and on a full disk."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -49,10 +50,13 @@ def test_processes_batches_and_interruptions_change_no_image(pretrained, tmp_pat
     marked = np.load(first)
     marked[0, 0, 0] ^= 255
     np.save(first, marked)
-    run(*command(pretrained, tmp_path / "killed", batch_size=16), processes=2)
+    result = run(*command(pretrained, tmp_path / "killed", batch_size=16), processes=2)
+    assert "(batch_size is 16, was 1): rounding differs" in result.stderr
     resumed = pixels(tmp_path / "killed")[0]
     changed = np.abs(resumed - images).reshape(NUM_SAMPLES, -1).max(1)
     assert (changed > 1).sum() == 1
+    runs = json.loads((tmp_path / "killed" / "sampling.json").read_text())["made with"]
+    assert [(one["batch_size"], one["device"]) for one in runs] == [(1, "cpu"), (16, "cpu")]
     assert not shards.exists()
 
 

@@ -67,6 +67,15 @@ def test_some_of_the_images_are_spaced_over_the_classes(project):
 
 
 @pytest.mark.slow
+def test_a_compiled_tokenizer_makes_the_same_codes(project):
+    run(*pretokenization(project, "compiled", "--compile"))
+    whole, compiled = (open_token_cache(project / name) for name in ("whole", "compiled"))
+    assert len(compiled) == len(whole)
+    same = [(compiled.views(i) == whole.views(i)).mean() for i in range(len(whole))]
+    assert np.mean(same) > 0.99  # rounding changes a code that is nearly as near as another
+
+
+@pytest.mark.slow
 def test_a_finished_cache_is_recognised(project):
     before = folder_contents(project / "whole")
     (project / "whole" / "progress").mkdir()  # a kill between the last two actions leaves it

@@ -1,10 +1,22 @@
 """Attention of a whole sequence: every way to compute it gives the same numbers."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from modeling.layers.attention import MAX_MATERIALISED_LENGTH, attention, materialised_attention
+from modeling.layers.attention import (
+    MAX_MATERIALISED_LENGTH,
+    SDPBackend,
+    _names,
+    attention,
+    choose_kernels,
+    describe_kernels,
+    fused_attention,
+    materialised_attention,
+)
 
 
 def heads(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -64,3 +76,62 @@ def test_without_gradients_scores_take_no_memory():
     """Inference uses the fused kernel for every length."""
     inputs = [x.detach() for x in heads(40)]
     assert torch.equal(attention(*inputs, causal=True), F.scaled_dot_product_attention(*inputs, is_causal=True))
+
+
+HOPPER, AMPERE, BLACKWELL = (9, 0), (8, 0), (10, 0)
+TORCH_2_11, TORCH_2_9 = 91900, 91002  # the cuDNN that each of these versions of PyTorch comes with
+
+
+@pytest.mark.parametrize("capability", [HOPPER, AMPERE, BLACKWELL])
+@pytest.mark.parametrize("cudnn", [0, TORCH_2_9, TORCH_2_11, 93000])
+def test_dropout_and_growing_lengths_never_use_cudnn(capability, cudnn):
+    """On Hopper torch 2.11 prefers cuDNN, which knows dropout in sixteenths only."""
+    for options in ({"dropout": True}, {"dropout": True, "growing": True}, {"dropout": False, "growing": True}):
+        kernels = choose_kernels(capability, cudnn, **options)
+        assert SDPBackend.CUDNN_ATTENTION not in kernels
+        assert {SDPBackend.FLASH_ATTENTION, SDPBackend.MATH} < set(kernels)  # half precision, and anything else
+
+
+@pytest.mark.parametrize(
+    ("capability", "cudnn", "used"),
+    [(HOPPER, TORCH_2_11, True), (HOPPER, TORCH_2_9, False), (AMPERE, TORCH_2_11, False), (BLACKWELL, 93000, False)],
+)
+def test_cudnn_is_used_where_it_is_right(capability, cudnn, used):
+    assert (SDPBackend.CUDNN_ATTENTION in choose_kernels(capability, cudnn, dropout=False)) == used
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: HOPPER)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: TORCH_2_11)
+    _names.cache_clear()
+    yield
+    _names.cache_clear()
+
+
+def test_the_choice_is_one_line(hopper):
+    line = describe_kernels(torch.device("cuda", 0))
+    assert "attention: FlashAttention, memory-efficient, materialised with dropout; cuDNN, FlashAttention" in line
+    assert f"torch {torch.__version__}, cuDNN {TORCH_2_11}" in line
+    assert "CPU" in describe_kernels(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {"growing": True}])
+def test_the_choice_reaches_pytorch(hopper, options):
+    """In a graph that dynamo traces without a break, with tensors that pretend to be on a GPU."""
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph.code)
+        return graph
+
+    with FakeTensorMode(), torch.no_grad():
+        q = torch.zeros(2, 3, 40, 8, device="cuda", dtype=torch.bfloat16)
+        torch._dynamo.reset()
+        run = torch.compile(lambda q: fused_attention(q, q, q, causal=True, **options), backend=backend, fullgraph=True)
+        with suppress(RuntimeError):  # the kernel itself needs a GPU
+            run(q)
+    (code,) = graphs
+    before = code[: code.index("scaled_dot_product_attention(")]
+    assert "FLASH_ATTENTION" in before
+    assert "CUDNN_ATTENTION" not in before

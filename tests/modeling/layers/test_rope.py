@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from modeling.interfaces import CodeLayout
-from modeling.layers.rope import rotary_table
+from modeling.layers.rope import rotary_table, rotate, rotation_factors
 
 
 def test_rotary_table():
@@ -38,3 +39,16 @@ def test_rows_and_columns_may_differ():
     place = 1 + 1 * 3 + 2  # row 1, column 2
     half = 10000.0 ** (-np.arange(0, 4, 2) / 4)
     np.testing.assert_allclose(table[place, :, 1], np.sin(np.concatenate([1 * half, 2 * half])), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotation_is_its_formula_bit_for_bit(dtype):
+    a, g, width = 5, 4, 24
+    table = rotary_table(CodeLayout(64, a + g * g, a, (g, g)), width)
+    x = torch.randn(2, len(table), 3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    first, second = x.float()[..., ::2], x.float()[..., 1::2]
+    cos, sin = table[:, None].unbind(-1)
+    expected = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2).to(dtype)
+    rotated = rotate(x, rotation_factors(table))
+    assert rotated.dtype == dtype
+    assert torch.equal(rotated, expected)

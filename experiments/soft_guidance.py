@@ -53,15 +53,24 @@ def evaluate(pipeline: Pipeline, extractor: ClassifierExtractor, reference: Stat
     }
 
 
-def table(results: dict[str, dict], scales: list[float], seeds: list[int]) -> str:
-    """Markdown: mean and standard deviation over the seeds."""
-    lines = ["| scale | FID, plain | FID, SoftCFG | agreement, %, plain | agreement, %, SoftCFG |", "|---" * 5 + "|"]
+def setting(scale: float, soft: bool, seed: int, count: int) -> str:
+    """The name of a setting in the file of results."""
+    return f"scale {scale:g}, {'SoftCFG' if soft else 'plain'}, seed {seed}, {count} images"
+
+
+def table(results: dict[str, dict], scales: list[float], seeds: list[int], count: int) -> str:
+    """Markdown: mean and standard deviation over the seeds; differences between draws with the same noise."""
+    columns = "scale | FID, plain | SoftCFG | difference | agreement, %, plain | SoftCFG | difference"
+    lines = [f"| {columns} |", "|---" * 7 + "|"]
     for scale in scales:
         cells = [f"{scale:g}"]
         for key, factor in (("fid", 1), ("agreement", 100)):
-            for soft in (False, True):
-                values = np.array([results[f"{scale:g} {soft} {seed}"][key] for seed in seeds]) * factor
-                cells.append(f"{values.mean():.2f} ± {values.std(ddof=1):.2f}")
+            plain, soft = (
+                factor * np.array([results[setting(scale, soft, seed, count)][key] for seed in seeds])
+                for soft in (False, True)
+            )
+            cells += [f"{x.mean():.2f} ± {x.std(ddof=1):.2f}" for x in (plain, soft)]
+            cells.append(f"{(soft - plain).mean():+.2f} ± {(soft - plain).std(ddof=1):.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -81,13 +90,13 @@ def main() -> None:
     for seed in args.seeds:
         for scale in args.scales:
             for soft in (False, True):
-                name = f"{scale:g} {soft} {seed}"
+                name = setting(scale, soft, seed, args.num_samples)
                 if name not in results:
                     drawn = pipeline.with_settings(guidance_scale=scale, soft_guidance=soft)
                     results[name] = evaluate(drawn, extractor, statistics, args.num_samples, seed)
                     write_json(args.output, results)
                     print(name, results[name], flush=True)
-    print(table(results, args.scales, args.seeds))
+    print(table(results, args.scales, args.seeds, args.num_samples))
 
 
 if __name__ == "__main__":

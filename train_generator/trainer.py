@@ -22,7 +22,7 @@ from train_generator.data import GeneratorData
 from train_generator.previews import Previews
 from training.average import make_average
 from training.checkpoint import Checkpointer
-from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step
+from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step, without_wait
 from training.fsdp import full_state, shard
 from training.guard import StepGuard
 from training.logging import Logger
@@ -30,6 +30,7 @@ from training.loop import check_agreement, images_per_step, train
 from training.lr_schedule import warmup_cosine
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
 from training.peak_flops import matmul_peak
+from training.preemption import StopRequest
 from training.state import TrainState
 from utils.compiling import compile_or_eager
 from utils.errors import UserError
@@ -116,7 +117,7 @@ class GeneratorTrainer:
         self.model = LossModule(self.generator)
         if not self.sharded:
             self.model = self.accelerator.prepare(self.model)
-        self.guard = StepGuard(self.accelerator, training)
+        self.guard = StepGuard(self.accelerator, training, StopRequest(self.accelerator))
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
         # What utilisation is computed from.
@@ -222,7 +223,7 @@ class GeneratorTrainer:
         progress = Progress(self.state.step, self.total_steps)
         noise = loss_noise(self.config.training.seed, batch.sample_numbers, self.generator.loss_noise)
         with self.accelerator.autocast():
-            loss = self.model(batch.codes, batch.class_ids, progress, noise.to(batch.codes.device))
+            loss = self.model(batch.codes, batch.class_ids, progress, without_wait(noise, batch.codes.device))
         return {"loss": loss.value, "accuracy": loss.accuracy, **loss.log}
 
     def _finish_log(self, means: dict[str, float]) -> dict[str, float]:

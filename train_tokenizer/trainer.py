@@ -28,6 +28,7 @@ from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
+from training.preemption import StopRequest
 from training.state import TrainState
 from utils.compiling import compile_or_eager
 from utils.errors import UserError
@@ -83,8 +84,9 @@ class TokenizerTrainer:
         optimizer = make_adamw(groups, config.optimizer.params, self.schedule.learning_rate(0))
         self.state.optimizers["optimizer"] = (self.tokenizer, optimizer)
         self.adversary: Adversary | None = None
+        stop = StopRequest(self.accelerator)
         if self.schedule.uses_gan:
-            self.adversary = Adversary(config, self.accelerator, self.tokenizer.decays, self._autocast_losses)
+            self.adversary = Adversary(config, self.accelerator, self.tokenizer.decays, self._autocast_losses, stop)
             self.adversary.add_to(self.state)
 
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator)
@@ -112,7 +114,7 @@ class TokenizerTrainer:
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
-        self.guard = StepGuard(self.accelerator, training)
+        self.guard = StepGuard(self.accelerator, training, stop)
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
     def run(self) -> None:

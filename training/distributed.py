@@ -61,6 +61,11 @@ def autocast_dtype(mixed_precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
 
 
+def without_wait(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to the device; from pinned memory, because other copies wait for the device."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make torch's random numbers a function of (seed, step, rank), so that a resumed run needs no saved state."""
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)

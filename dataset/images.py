@@ -22,6 +22,7 @@ from dataset.data_order import evenly_spaced
 from dataset.decode import IMAGE_SUFFIXES, read_rgb
 from dataset.listing import describe, files_below, is_data, subfolders, suffix
 from utils.errors import UserError, nearest
+from utils.process import from_first_process
 
 MAX_CLASSES_IN_MESSAGE = 10
 MAX_PARENTS = 4  # ImageNet's labels may lie above ILSVRC/Data/CLS-LOC/val
@@ -96,6 +97,11 @@ def list_images(data_path: str | Path, split: str) -> ImageList:
     if os.environ.get("RANK", "0") == "0":
         _report(images)
     return images
+
+
+def list_images_together(data_path: str | Path, split: str) -> ImageList:
+    """`list_images` of the first process, on all processes: a shared file system is walked only once."""
+    return from_first_process(lambda: list_images(data_path, split))
 
 
 def _list_archives(archives: Archives, data_path: Path, split: str) -> ImageList:

@@ -1,11 +1,13 @@
 """Train a generator on the codes of a tokenizer."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import set_stance
 
 from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
@@ -17,7 +19,7 @@ from modeling.layers.attention import describe_kernels
 from modeling.layers.precision import full_float32
 from sampling.noise import image_noise
 from sampling.pipeline import keep_tokenizer
-from train_generator.config import ARConfig
+from train_generator.config import CACHE_WORKERS, DECODING_WORKERS, ARConfig
 from train_generator.data import GeneratorData
 from train_generator.previews import Previews
 from training.average import make_average
@@ -29,7 +31,7 @@ from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.lr_schedule import warmup_cosine
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
-from training.peak_flops import matmul_peak
+from training.peak_flops import data_sheet_peak, matmul_peak
 from training.preemption import StopRequest
 from training.state import TrainState
 from utils.compiling import compile_or_eager
@@ -42,7 +44,7 @@ CURVES = (
     ("grad_norm",),
     ("lr",),
     ("images_per_second",),
-    ("mfu", "data_wait"),
+    ("mfu_of_measured_peak", "mfu_of_data_sheet", "data_wait"),
 )
 LOSS_STREAM = 2**32  # keeps the loss's random numbers apart from those of sampling, which have the seed as key
 BACKWARD_AND_FORWARD = 3  # operations of both over those of the forward, without recomputed activations
@@ -124,6 +126,8 @@ class GeneratorTrainer:
         self.flops_per_image = BACKWARD_AND_FORWARD * self.generator.forward_flops()
         dtype = autocast_dtype(training.mixed_precision)
         self.peak = matmul_peak(device, dtype) if self.accelerator.is_main_process else 0.0
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        self.data_sheet = data_sheet_peak(name, dtype)
 
     def run(self) -> None:
         """Train to the last step, then export the weights and the tokenizer."""
@@ -159,7 +163,7 @@ class GeneratorTrainer:
             raise UserError("training.fsdp works with mixed_precision bf16 or no, not with fp16")
         dtype = torch.bfloat16 if self.config.training.mixed_precision == "bf16" else None
         for model in self.state.models.values():
-            shard(model, model.blocks, self.accelerator.device.type, dtype)
+            shard(model, model.blocks, self.accelerator.device.type, dtype, self.config.training.fsdp_group)
 
     # -- one step -----------------------------------------------------------------------------------
 
@@ -169,13 +173,20 @@ class GeneratorTrainer:
             self.data.training,
             self.accelerator,
             self.config.training,
-            self.config.dataset.params.num_workers_per_gpu,
+            self.num_workers(),
             seen=self.state.samples_seen,
             num_steps=self.total_steps - self.state.step,
         )
         loader = iter(loader)
         for _ in range(self.total_steps - self.state.step):
             yield [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
+
+    def num_workers(self) -> int:
+        """Loading processes: a memory-mapped cache needs few, decoding needs many."""
+        params = self.config.dataset.params
+        if params.num_workers_per_gpu is not None:
+            return params.num_workers_per_gpu
+        return CACHE_WORKERS if params.pretokenization else DECODING_WORKERS
 
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         """Move a batch to the device; encode its images if it has no codes."""
@@ -230,7 +241,10 @@ class GeneratorTrainer:
         experiment, rate = self.config.experiment, means["images_per_second"]
         means["tokens_per_second"] = rate * self.generator.layout.num_codes
         if self.peak:
-            means["mfu"] = rate * self.flops_per_image / self.accelerator.num_processes / self.peak
+            achieved = rate * self.flops_per_image / self.accelerator.num_processes
+            means["mfu_of_measured_peak"] = achieved / self.peak
+            if self.data_sheet:
+                means["mfu_of_data_sheet"] = achieved / self.data_sheet
         if self.data.bad_files is not None:
             means["undecodable_files"] = self.data.bad_files.sync_across_ranks()
         every, last = experiment.log_grad_norm_every, self.state.step == self.total_steps
@@ -258,7 +272,9 @@ class GeneratorTrainer:
             batch = data[indices, np.zeros((len(indices), 1)), indices]._replace(failures=[])
             batch = self.to_device(batch)
             noise = loss_noise(0, batch.sample_numbers, model.loss_noise).to(device)
-            with self.accelerator.autocast():
+            # Compiled blocks would be compiled again for the smaller last batch.
+            eager = set_stance("force_eager") if len(indices) < batch_size else nullcontext()
+            with self.accelerator.autocast(), eager:
                 loss = model.loss(batch.codes, batch.class_ids, None, noise)
             n = len(chosen)
             sums += torch.stack([loss.value.double() * n, loss.accuracy.double() * n, torch.tensor(n, device=device)])

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
-from dataset.images import list_images, to_float
+from dataset.images import list_images_together, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
@@ -23,7 +23,7 @@ from train_tokenizer.phases import Phase, PhaseSchedule
 from train_tokenizer.validation import Validation
 from training.average import make_average
 from training.checkpoint import Checkpointer
-from training.distributed import accumulate, build_accelerator, require_agreement, seed_step
+from training.distributed import accumulate, build_accelerator, require_equal, seed_step
 from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
@@ -64,8 +64,8 @@ class TokenizerTrainer:
         self.accelerator.print(describe_kernels(device))
 
         # Data.
-        val_images = list_images(params.data_path, params.val_split)
-        train_images = list_images(params.data_path, params.train_split)
+        val_images = list_images_together(params.data_path, params.val_split)
+        train_images = list_images_together(params.data_path, params.train_split)
 
         # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
         self.tokenizer: TrainableTokenizer = build_trainable_tokenizer(config.model.vq_model).to(device)
@@ -101,7 +101,7 @@ class TokenizerTrainer:
                 "warning: losses.random_weights is set: perceptual losses with untrained networks, only for tests"
             )
         with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
-            self.loss = TokenizerLoss(config.losses, self.schedule, device)
+            self.loss = TokenizerLoss(config.losses, self.schedule, device, compile)
             image_size = self.tokenizer.image_size
             self.validation = Validation(config, val_images, image_size, self.loss, self.accelerator)
 
@@ -279,9 +279,10 @@ class TokenizerTrainer:
     def _check_replicated_state(self) -> None:
         replicated = self.tokenizer.replicated_state()
         if replicated is not None:
-            require_agreement(
+            require_equal(
                 self.accelerator,
-                {"the codebook": str(replicated.detach().double().sum().item())},
+                replicated,
+                "the codebook",
                 "Resume from the last checkpoint; if this happens again, one of the machines computes wrongly",
             )
 

@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.errors import UserError
 
+MESH = ("copies", "parts")  # HSDP: each copy of the weights is spread over the ranks of its row
+
 
 def group_size(setting: int | None, world_size: int, environment: Mapping[str, str]) -> int:
     """Processes that share one copy of the weights. setting: training.fsdp_group; None: those of a machine.
@@ -48,8 +50,8 @@ def shard(
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     world_size = dist.get_world_size()
     size = group_size(group, world_size, os.environ)
-    shape = (world_size,) if size == world_size else (world_size // size, size)  # two dimensions: copies, parts
-    mesh = init_device_mesh(device_type, shape)
+    shape, names = ((world_size,), ("parts",)) if size == world_size else ((world_size // size, size), MESH)
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=names)
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
 

@@ -27,11 +27,12 @@ def test_kernels_and_bytes_of_a_block():
 
 @pytest.mark.slow
 def test_the_count_is_right_for_a_norm():
-    """Forward: reads x, writes the norm. Backward: reads x and the gradient, writes that of x."""
+    """Forward: reads x, writes the norm. Backward: reads x and the gradient, writes that of x; reads both
+    again for the gradient of the weight."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         norm = RMSNorm(512)
     forward, backward = count_block(norm, 64, 8)
     x = 8 * 64 * 512 * 4
     assert forward.kernels == 1
     assert 2 * x <= forward.traffic < 2.1 * x
-    assert 3 * x <= backward.traffic < 4.5 * x
+    assert 5 * x <= backward.traffic < 5.1 * x

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.crops import NUM_VIEWS
-from dataset.images import list_images
+from dataset.images import list_images, list_images_together
 from dataset.token_cache.check import check_against_images, check_content, draw_positions
 from dataset.token_cache.encode import EncodeSettings, pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
@@ -79,7 +79,7 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
     checkpoint = args.tokenizer_checkpoint or defaults.tokenizer_checkpoint
     config = read_tokenizer_config(config_source)
     layout = code_layout(config)
-    images = list_images(args.data_path, args.split)
+    images = list_images_together(args.data_path, args.split)
     images = images.evenly_spaced(args.max_images) if args.max_images else images
     tokenizer = load_tokenizer(config, checkpoint, state.device)
     if args.img_size != tokenizer.image_size:

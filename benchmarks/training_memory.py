@@ -63,7 +63,7 @@ class StepMemory:
         return self.state + self.kept + self.backward
 
 
-def _fused_attention(
+def flash_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -88,7 +88,7 @@ def pretended_cuda(precision: str) -> Iterator[None]:
     capability, torch.cuda.get_device_capability = torch.cuda.get_device_capability, lambda device=None: CAPABILITY
     dtype = torch.get_autocast_dtype("cuda")
     try:
-        F.scaled_dot_product_attention = _fused_attention  # the choice of a kernel would ask the GPU
+        F.scaled_dot_product_attention = flash_attention  # the choice of a kernel would ask the GPU
         if precision in AUTOCAST:  # torch.autocast refuses without a GPU
             torch.set_autocast_dtype("cuda", AUTOCAST[precision])
             torch.set_autocast_enabled("cuda", True)

@@ -23,6 +23,7 @@ from dataset.data_order import evenly_spaced
 from dataset.decode import IMAGE_SUFFIXES, BadImage, read_rgb
 from dataset.listing import describe, files_below, is_data, subfolders, suffix
 from utils.errors import UserError, nearest
+from utils.process import from_first_process
 
 MAX_CLASSES_IN_MESSAGE = 10
 MAX_PARENTS = 4  # ImageNet's labels may lie above ILSVRC/Data/CLS-LOC/val
@@ -109,6 +110,11 @@ def list_images(data_path: str | Path, split: str) -> ImageList:
     if first:
         _report(images)
     return images
+
+
+def list_images_together(data_path: str | Path, split: str) -> ImageList:
+    """`list_images` of the first process, on all processes: a shared file system is walked only once."""
+    return from_first_process(lambda: list_images(data_path, split))
 
 
 def _has_no_splits(folder: Path) -> bool:

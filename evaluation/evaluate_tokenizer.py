@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 from dataset.crops import RESIZES, resize_center_crop
 from dataset.data_order import evenly_spaced
 from dataset.image_dataset import CenterCrops, stack_decoded
-from dataset.images import ImageList, list_images, to_float
+from dataset.images import ImageList, list_images_together, to_float
 from evaluation.extractors import load_extractor
 from evaluation.features import Extractor
 from evaluation.fid import Statistics
@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def evaluate(args: argparse.Namespace, chosen: list[str], state: PartialState) -> None:
-    images = list_images(args.data_path, args.split)
+    images = list_images_together(args.data_path, args.split)
     tokenizer = load_tokenizer(read_tokenizer_config(args.tokenizer_config), args.tokenizer_checkpoint, state.device)
     lpips = inception = None
     if "lpips" in chosen:

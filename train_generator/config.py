@@ -12,6 +12,9 @@ from training.lr_schedule import CosineParams
 from training.optimizer import AdamWParams, OptimizerSettings
 from utils.config import option, section
 
+CACHE_WORKERS = 2  # a memory-mapped cache
+DECODING_WORKERS = 12
+
 
 @dataclass
 class GeneratorExperiment(ExperimentSettings):
@@ -43,6 +46,12 @@ class CodeData(DataSettings):
     )
     pretokenization_val: str | None = option(None, "token cache of held-out images, for val_loss", path="read")
     data_path: str | None = None
+    num_workers_per_gpu: int | None = option(
+        None,
+        f"loading processes per process; null: {CACHE_WORKERS} for a token cache, {DECODING_WORKERS} to decode images;"
+        " 0: the training process loads",
+        min=0,
+    )
     ten_crop: bool = option(True, "encoding data_path: ten crops of a larger image; false: centre crop and its mirror")
 
 
@@ -77,6 +86,9 @@ class GeneratorTraining(SampleFidSettings, TrainingSettings):
     max_train_steps: int = option(500000, "steps", min=1)
     compile: bool | None = option(None, "torch.compile the blocks; null: on a GPU")
     fsdp: bool = option(False, "shard weights and optimizer over the processes (FSDP2), for large models")
+    fsdp_group: int | None = option(
+        None, "fsdp: processes that share one copy of the weights; null: those of a machine", min=1
+    )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset.bad_files import BadFiles
 from dataset.code_dataset import CachedCodes, CodeSource, RandomViews
-from dataset.images import NoSuchSplit, list_images
+from dataset.images import NoSuchSplit, list_images_together
 from dataset.token_cache.metadata import UNKNOWN
 from dataset.token_cache.reader import TokenCache, open_token_cache
 from modeling.interfaces import CodeLayout
@@ -36,7 +36,7 @@ class GeneratorData:
             return
         if not params.data_path:
             raise UserError("dataset.params: set pretokenization to a token cache, or data_path to an image folder")
-        images = list_images(params.data_path, params.train_split)
+        images = list_images_together(params.data_path, params.train_split)
         if len(images.classes) > num_classes:
             raise UserError(
                 f"{params.data_path} has {len(images.classes)} classes, model.generator {num_classes}: set"
@@ -48,7 +48,7 @@ class GeneratorData:
         report = Path(config.experiment.output_dir) / "undecodable.txt"
         self.bad_files = BadFiles(images, params.max_bad_fraction, report, undecodable)
         with suppress(NoSuchSplit):
-            held_out = list_images(params.data_path, params.val_split).numbered_like(images)
+            held_out = list_images_together(params.data_path, params.val_split).numbered_like(images)
             self.validation = RandomViews(held_out, size, ten_crop=params.ten_crop)
 
 

@@ -1,11 +1,13 @@
 """Train a generator on the codes of a tokenizer."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import set_stance
 
 from dataset.class_names import keep_class_names
 from dataset.classes import are_numbers
@@ -20,20 +22,21 @@ from modeling.layers.precision import full_float32
 from modeling.start import start_generator
 from sampling.noise import image_noise
 from sampling.pipeline import keep_tokenizer
-from train_generator.config import ARConfig
+from train_generator.config import CACHE_WORKERS, DECODING_WORKERS, ARConfig
 from train_generator.data import GeneratorData
 from train_generator.previews import Previews
 from train_generator.sample_fid import GUIDED, UNGUIDED, SampleFid
 from training.average import make_average
 from training.checkpoint import Checkpointer
-from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step
+from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step, without_wait
 from training.fsdp import full_state, shard
 from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.lr_schedule import warmup_cosine
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
-from training.peak_flops import matmul_peak
+from training.peak_flops import data_sheet_peak, matmul_peak
+from training.preemption import StopRequest
 from training.state import TrainState
 from utils.compiling import compile_or_eager
 from utils.errors import UserError
@@ -46,7 +49,7 @@ CURVES = (
     ("grad_norm",),
     ("lr",),
     ("images_per_second",),
-    ("mfu", "data_wait"),
+    ("mfu_of_measured_peak", "mfu_of_data_sheet", "data_wait"),
 )
 LOSS_STREAM = 2**32  # keeps the loss's random numbers apart from those of sampling, which have the seed as key
 BACKWARD_AND_FORWARD = 3  # operations of both over those of the forward, without recomputed activations
@@ -126,13 +129,15 @@ class GeneratorTrainer:
         self.model = LossModule(self.generator)
         if not self.sharded:
             self.model = self.accelerator.prepare(self.model)
-        self.guard = StepGuard(self.accelerator, training)
+        self.guard = StepGuard(self.accelerator, training, StopRequest(self.accelerator))
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
         # What utilisation is computed from.
         self.flops_per_image = BACKWARD_AND_FORWARD * self.generator.forward_flops()
         dtype = autocast_dtype(training.mixed_precision)
         self.peak = matmul_peak(device, dtype) if self.accelerator.is_main_process else 0.0
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        self.data_sheet = data_sheet_peak(name, dtype)
 
     def run(self) -> None:
         """Train to the last step, then export the weights and the tokenizer."""
@@ -178,7 +183,7 @@ class GeneratorTrainer:
             raise UserError("training.fsdp works with mixed_precision bf16 or no, not with fp16")
         dtype = torch.bfloat16 if self.config.training.mixed_precision == "bf16" else None
         for model in self.state.models.values():
-            shard(model, model.blocks, self.accelerator.device.type, dtype)
+            shard(model, model.blocks, self.accelerator.device.type, dtype, self.config.training.fsdp_group)
 
     # -- one step -----------------------------------------------------------------------------------
 
@@ -188,13 +193,20 @@ class GeneratorTrainer:
             self.data.training,
             self.accelerator,
             self.config.training,
-            self.config.dataset.params.num_workers_per_gpu,
+            self.num_workers(),
             seen=self.state.samples_seen,
             num_steps=self.total_steps - self.state.step,
         )
         loader = iter(loader)
         for _ in range(self.total_steps - self.state.step):
             yield [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
+
+    def num_workers(self) -> int:
+        """Loading processes: a memory-mapped cache needs few, decoding needs many."""
+        params = self.config.dataset.params
+        if params.num_workers_per_gpu is not None:
+            return params.num_workers_per_gpu
+        return CACHE_WORKERS if params.pretokenization else DECODING_WORKERS
 
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         """Move a batch to the device; encode its images if it has no codes."""
@@ -242,14 +254,17 @@ class GeneratorTrainer:
         progress = Progress(self.state.step, self.total_steps)
         noise = loss_noise(self.config.training.seed, batch.sample_numbers, self.generator.loss_noise)
         with self.accelerator.autocast():
-            loss = self.model(batch.codes, batch.class_ids, progress, noise.to(batch.codes.device))
+            loss = self.model(batch.codes, batch.class_ids, progress, without_wait(noise, batch.codes.device))
         return {"loss": loss.value, "accuracy": loss.accuracy, **loss.log}
 
     def _finish_log(self, means: dict[str, float]) -> dict[str, float]:
         experiment, rate = self.config.experiment, means["images_per_second"]
         means["tokens_per_second"] = rate * self.generator.layout.num_codes
         if self.peak:
-            means["mfu"] = rate * self.flops_per_image / self.accelerator.num_processes / self.peak
+            achieved = rate * self.flops_per_image / self.accelerator.num_processes
+            means["mfu_of_measured_peak"] = achieved / self.peak
+            if self.data_sheet:
+                means["mfu_of_data_sheet"] = achieved / self.data_sheet
         if self.data.bad_files is not None:
             means["undecodable_files"] = self.data.bad_files.sync_across_ranks()
         every, last = experiment.log_grad_norm_every, self.state.step == self.total_steps
@@ -278,7 +293,9 @@ class GeneratorTrainer:
             batch = data[indices, np.zeros((len(indices), 1)), indices]._replace(failures=[])
             batch = self.to_device(batch)
             noise = loss_noise(0, batch.sample_numbers, model.loss_noise).to(device)
-            with self.accelerator.autocast():
+            # Compiled blocks would be compiled again for the smaller last batch.
+            eager = set_stance("force_eager") if len(indices) < batch_size else nullcontext()
+            with self.accelerator.autocast(), eager:
                 loss = model.loss(batch.codes, batch.class_ids, None, noise)
             n = len(chosen)
             sums += torch.stack([loss.value.double() * n, loss.accuracy.double() * n, torch.tensor(n, device=device)])

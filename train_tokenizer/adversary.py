@@ -16,6 +16,7 @@ from train_tokenizer.losses import hinge_discriminator_loss
 from training.distributed import accumulate
 from training.guard import StepGuard
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
+from training.preemption import StopRequest
 from training.state import TrainState
 
 
@@ -28,8 +29,10 @@ class Adversary:
         accelerator: Accelerator,
         decays: Callable[[str, Tensor], bool],
         autocast: Callable[[], AbstractContextManager],
+        stop: StopRequest,
     ):
-        """decays: whether weight decay applies to a parameter; autocast: for the discriminator's forwards."""
+        """decays: whether weight decay applies to a parameter; autocast: for the discriminator's forwards;
+        stop: for its guard."""
         self.settings, params = config.losses, config.optimizer.params
         self.accelerator, self.autocast = accelerator, autocast
         self.discriminator = Discriminator().to(accelerator.device)
@@ -38,7 +41,7 @@ class Adversary:
         self.lecam: LeCam | None = None
         if self.settings.lecam_regularization_weight:
             self.lecam = LeCam(self.settings.lecam_ema_decay).to(accelerator.device)
-        self.guard = StepGuard(accelerator, config.training)
+        self.guard = StepGuard(accelerator, config.training, stop)
 
     def add_to(self, state: TrainState) -> None:
         """Make it part of the checkpoints."""

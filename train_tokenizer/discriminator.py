@@ -69,7 +69,8 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> logits (B, 1, 16, 16)."""
-        x = self.block_in(images)
+        # Only images: convolutions follow them. The weights keep their layout, which the optimizer's state shares.
+        x = self.block_in(images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x)
         return self.to_logits(self.pool(x))

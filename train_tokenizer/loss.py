@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, device, nn
+from torch import Tensor, channels_last, device, nn
 
 from modeling.frozen.imagenet_classifiers import load_classifier
 from modeling.frozen.lpips import LPIPS, VGG16
@@ -39,21 +39,31 @@ class LossSettings:
     lecam_ema_decay: float = option(0.999, "decay of the running means of LeCam", min=0, max=1)
 
 
+def _frozen(network: nn.Module, to: device, compile: bool) -> nn.Module:
+    """On its device with its channels last: in that layout convolutions need no transposes on a GPU, and are as fast
+    or faster on a CPU (docs/benchmarks.md)."""
+    network = network.to(to, memory_format=channels_last)
+    if compile:
+        network.compile()
+    return network
+
+
 class TokenizerLoss:
     """Builds the networks of those losses that some phase uses."""
 
-    def __init__(self, settings: LossSettings, schedule: PhaseSchedule, to: device):
+    def __init__(self, settings: LossSettings, schedule: PhaseSchedule, to: device, compile: bool = False):
+        """to: the device of the networks; compile: whether to compile them."""
         self.settings = settings
         self.logit_loss = self.lpips = None
         if schedule.uses_perceptual:
             name, checkpoint = settings.perceptual_model, settings.perceptual_checkpoint
             classifier = load_classifier(name, checkpoint, settings.random_weights)
-            self.logit_loss = LogitLoss(classifier).to(to)
+            self.logit_loss = _frozen(LogitLoss(classifier), to, compile)
         if schedule.uses_lpips:
             weights = None
             if not settings.random_weights:
                 weights = get_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", settings.lpips_checkpoint)
-            self.lpips = LPIPS(weights).to(to)
+            self.lpips = _frozen(LPIPS(weights), to, compile)
 
     def __call__(
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None

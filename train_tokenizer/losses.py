@@ -22,7 +22,8 @@ class LogitLoss(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
-        return self.classifier((images - self.mean) / self.std)
+        images = (images - self.mean) / self.std
+        return self.classifier(images.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         with torch.no_grad():

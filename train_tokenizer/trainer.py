@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset.bad_files import BadFiles
 from dataset.image_dataset import ImageBatch, TrainingImages
-from dataset.images import list_images, to_float
+from dataset.images import list_images_together, to_float
 from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
@@ -23,11 +23,12 @@ from train_tokenizer.phases import Phase, PhaseSchedule
 from train_tokenizer.validation import Validation
 from training.average import make_average
 from training.checkpoint import Checkpointer
-from training.distributed import accumulate, build_accelerator, require_agreement, seed_step
+from training.distributed import accumulate, build_accelerator, require_equal, seed_step
 from training.guard import StepGuard
 from training.logging import Logger
 from training.loop import check_agreement, images_per_step, train
 from training.optimizer import make_adamw, parameter_groups, set_learning_rate
+from training.preemption import StopRequest
 from training.state import TrainState
 from utils.compiling import compile_or_eager
 from utils.errors import UserError
@@ -63,8 +64,8 @@ class TokenizerTrainer:
         self.accelerator.print(describe_kernels(device))
 
         # Data.
-        val_images = list_images(params.data_path, params.val_split)
-        train_images = list_images(params.data_path, params.train_split)
+        val_images = list_images_together(params.data_path, params.val_split)
+        train_images = list_images_together(params.data_path, params.train_split)
 
         # The tokenizer, its average, its optimizer; the discriminator, if a phase needs one.
         self.tokenizer: TrainableTokenizer = build_trainable_tokenizer(config.model.vq_model).to(device)
@@ -83,8 +84,9 @@ class TokenizerTrainer:
         optimizer = make_adamw(groups, config.optimizer.params, self.schedule.learning_rate(0))
         self.state.optimizers["optimizer"] = (self.tokenizer, optimizer)
         self.adversary: Adversary | None = None
+        stop = StopRequest(self.accelerator)
         if self.schedule.uses_gan:
-            self.adversary = Adversary(config, self.accelerator, self.tokenizer.decays, self._autocast_losses)
+            self.adversary = Adversary(config, self.accelerator, self.tokenizer.decays, self._autocast_losses, stop)
             self.adversary.add_to(self.state)
 
         self.checkpointer = Checkpointer(self.state, config.experiment, self.accelerator)
@@ -99,7 +101,7 @@ class TokenizerTrainer:
                 "warning: losses.random_weights is set: perceptual losses with untrained networks, only for tests"
             )
         with self.accelerator.local_main_process_first():  # one download for all ranks of a machine
-            self.loss = TokenizerLoss(config.losses, self.schedule, device)
+            self.loss = TokenizerLoss(config.losses, self.schedule, device, compile)
             image_size = self.tokenizer.image_size
             self.validation = Validation(config, val_images, image_size, self.loss, self.accelerator)
 
@@ -112,7 +114,7 @@ class TokenizerTrainer:
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
-        self.guard = StepGuard(self.accelerator, training)
+        self.guard = StepGuard(self.accelerator, training, stop)
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
     def run(self) -> None:
@@ -277,9 +279,10 @@ class TokenizerTrainer:
     def _check_replicated_state(self) -> None:
         replicated = self.tokenizer.replicated_state()
         if replicated is not None:
-            require_agreement(
+            require_equal(
                 self.accelerator,
-                {"the codebook": str(replicated.detach().double().sum().item())},
+                replicated,
+                "the codebook",
                 "Resume from the last checkpoint; if this happens again, one of the machines computes wrongly",
             )
 

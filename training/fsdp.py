@@ -4,7 +4,8 @@ A checkpoint is the same whether a run was sharded or not: full tensors, optimiz
 name. A run may be resumed with or without sharding, on any number of processes.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +15,43 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from utils.errors import UserError
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module], device_type: str, dtype: torch.dtype | None = None) -> None:
-    """Give each rank a part of every parameter; blocks are gathered one by one when they run.
+MESH = ("copies", "parts")  # HSDP: each copy of the weights is spread over the ranks of its row
+
+
+def group_size(setting: int | None, world_size: int, environment: Mapping[str, str]) -> int:
+    """Processes that share one copy of the weights. setting: training.fsdp_group; None: those of a machine.
+
+    Raises UserError if the processes cannot be split into such groups.
+    """
+    size = setting or int(environment.get("LOCAL_WORLD_SIZE") or world_size)
+    if world_size % size == 0:
+        return size
+    if setting is None:  # machines with different numbers of processes
+        return world_size
+    raise UserError(f"training.fsdp_group is {setting}, but {world_size} processes cannot be split into such groups")
+
+
+def shard(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    device_type: str,
+    dtype: torch.dtype | None = None,
+    group: int | None = None,
+) -> None:
+    """Give each rank of a group a part of every parameter; blocks are gathered one by one when they run.
+
+    Weights are gathered inside a group, and gradients averaged over all ranks (HSDP). group: `group_size`.
 
     The model may be on the CPU: each block moves to the device when it is sharded.
     dtype: of the gathered weights. Gradients are averaged in float32; activations between blocks keep their dtype.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    mesh = init_device_mesh(device_type, (dist.get_world_size(),))
+    world_size = dist.get_world_size()
+    size = group_size(group, world_size, os.environ)
+    shape, names = ((world_size,), ("parts",)) if size == world_size else ((world_size // size, size), MESH)
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=names)
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.fsdp import gather_full
+from training.preemption import StopRequest
 from utils.config import option
 from utils.errors import UserError
 from utils.progress import tqdm
@@ -24,8 +25,10 @@ class GuardSettings:
 class StepGuard:
     """Clips gradients and updates the weights, unless loss or gradient is not finite."""
 
-    def __init__(self, accelerator: Accelerator, settings: GuardSettings):
+    def __init__(self, accelerator: Accelerator, settings: GuardSettings, stop: StopRequest):
+        """stop: the ranks agree on it in the guard's own reduction."""
         self.accelerator = accelerator
+        self.stop = stop
         self.max_grad_norm = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
         self.max_bad_steps = settings.max_bad_steps
         self.bad_in_a_row = 0
@@ -49,9 +52,12 @@ class StepGuard:
         parameters = [p for p in model.parameters() if p.requires_grad]
         norm = gather_full(self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm))
         bad = ~(torch.isfinite(norm) & torch.isfinite(loss.detach())).to(self.accelerator.device)
+        flags = torch.stack([bad.to(norm.dtype), *self.stop.flags(norm.dtype)])
         if self.accelerator.num_processes > 1:
-            bad = self.accelerator.reduce(bad.to(norm.dtype))
-        bad, norm = torch.stack([bad.to(norm.dtype), norm.to(bad.device)]).tolist()  # waits for the device, once
+            flags = self.accelerator.reduce(flags)
+        # Waits for the device; the only time in a step.
+        bad, *stops, norm = torch.cat([flags, norm.to(flags.device)[None]]).tolist()
+        self.stop.agree(stops)
         if not bad:
             before_update()
             optimizer.step()

@@ -15,7 +15,7 @@ from training.guard import StepGuard
 from training.logging import Logger
 from training.meters import StepStats
 from training.plots import plot_curves
-from training.preemption import StoppedWaiting, StopRequest
+from training.preemption import StoppedWaiting
 from training.source_fingerprint import source_fingerprint
 from utils.config import flatten_keys, option
 from utils.progress import tqdm
@@ -101,7 +101,7 @@ def train(
         unit="step",
         disable=not accelerator.is_main_process,
     )
-    with StopRequest(accelerator) as stop, bar:
+    with guard.stop as stop, bar:
         on_start(logger)
         if state.step >= total_steps:  # killed between the last checkpoint and the last validation
             validate(logger)

@@ -1,4 +1,4 @@
-"""The fastest matrix product of this device, which utilisation (MFU) is relative to."""
+"""The peaks that utilisation (MFU) is relative to: the fastest matrix product of this device, and its data sheet."""
 
 import time
 from functools import cache
@@ -7,6 +7,25 @@ import torch
 
 SIDES = {"cuda": 8192, "cpu": 2048}  # large enough for the peak, small enough for a fraction of a second
 REPEATS = 3
+
+# Dense bfloat16 operations per second in NVIDIA's data sheets, by the start of the device's name; the first fits.
+DATA_SHEET = (
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H100 NVL", 835e12),
+    ("NVIDIA H100", 989e12),
+    ("NVIDIA H200 NVL", 835e12),
+    ("NVIDIA H200", 989e12),
+    ("NVIDIA A100", 312e12),
+    ("NVIDIA L40S", 362e12),
+    ("NVIDIA L4", 121e12),
+)
+
+
+def data_sheet_peak(device_name: str, dtype: torch.dtype) -> float | None:
+    """Operations per second in half precision as the data sheet says; None for other dtypes and devices."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return None
+    return next((peak for name, peak in DATA_SHEET if device_name.startswith(name)), None)
 
 
 @cache

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 GRACE = 5.0  # seconds that data may take to come after a signal
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # the first one counts if ranks receive different ones
 
 
 class StoppedWaiting(BaseException):
@@ -15,15 +17,20 @@ class StoppedWaiting(BaseException):
 
 
 class StopRequest:
-    """`with StopRequest(accelerator) as stop: ... if stop.requested(): save and leave`."""
+    """`with StopRequest(accelerator) as stop: ... if stop.requested(): save and leave`.
+
+    The ranks agree in the reduction that each step needs anyway (training/guard.py), so that no further collective
+    and no further wait for the device is needed.
+    """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.signal: int | None = None
+        self.signal: int | None = None  # what this process received, or agreed on with the others
+        self._agreed = False
         self._waiting = False
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {s: signal.signal(s, self._receive) for s in SIGNALS}
         self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._stop_waiting)
         return self
 
@@ -54,15 +61,23 @@ class StopRequest:
             self._waiting = False
             signal.setitimer(signal.ITIMER_REAL, 0)
 
+    def flags(self, dtype: torch.dtype) -> list[Tensor]:
+        """A 1 for the signal that this process received, else 0; a scalar for each of SIGNALS.
+
+        Filled on the device: a copy from the host would wait for it.
+        """
+        received, device = self.signal, self.accelerator.device
+        return [torch.full((), float(received == number), dtype=dtype, device=device) for number in SIGNALS]
+
+    def agree(self, sums: list[float]) -> None:
+        """sums: of the flags of all ranks. A signal that came after them is kept for the next step."""
+        agreed = next((number for number, count in zip(SIGNALS, sums, strict=True) if count), None)
+        if agreed is not None:
+            self.signal, self._agreed = agreed, True
+
     def requested(self) -> bool:
-        """Whether any rank received a signal; every rank calls this at every step."""
-        if self.accelerator.num_processes == 1:
-            return self.signal is not None
-        flag = torch.tensor([self.signal or 0], device=self.accelerator.device)
-        agreed = int(self.accelerator.gather(flag).max())
-        # A signal that arrived after the gather is kept for the next call, when all ranks will see it.
-        self.signal = agreed or self.signal
-        return agreed > 0
+        """Whether any rank had received a signal when the last step was reduced; the same on all ranks."""
+        return self.signal is not None if self.accelerator.num_processes == 1 else self._agreed
 
     @property
     def exit_code(self) -> int:

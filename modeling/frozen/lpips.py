@@ -34,4 +34,5 @@ class LPIPS(nn.Module):
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Both (B, 3, H, W) in [0, 1]. Returns the distance of each pair, (B,)."""
-        return self.metric(images * 2 - 1, reconstruction * 2 - 1).float().flatten()
+        pair = ((x * 2 - 1).contiguous(memory_format=torch.channels_last) for x in (images, reconstruction))
+        return self.metric(*pair).float().flatten()

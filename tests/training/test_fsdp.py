@@ -9,7 +9,9 @@ from tests.support import toy
 from tests.support.commands import train_ar
 from tests.support.launch import run
 from training.checkpoint_files import checkpoint_folder, load_checkpoint_weights, load_training_state
+from training.fsdp import group_size
 from training.logging import read_log
+from utils.errors import UserError
 from utils.weights import export_weights, read_state_dict
 
 pytestmark = pytest.mark.slow
@@ -113,3 +115,19 @@ dist.destroy_process_group()
 
 def test_gathered_weights_are_bf16_and_the_rest_is_not():
     run("-c", GATHERED)
+
+
+def test_groups_of_processes_share_a_copy(folder):
+    """Two copies of the weights, each on one process: gradients are averaged over both."""
+    train(folder, "groups", 2, "training.fsdp=true", "training.fsdp_group=1")
+    assert_same_training(folder / "one", folder / "groups")
+
+
+def test_a_group_is_a_machine():
+    assert group_size(None, 16, {"LOCAL_WORLD_SIZE": "8"}) == 8
+    assert group_size(None, 8, {"LOCAL_WORLD_SIZE": "8"}) == 8
+    assert group_size(None, 12, {"LOCAL_WORLD_SIZE": "8"}) == 12  # machines with 8 and 4
+    assert group_size(None, 4, {}) == 4
+    assert group_size(2, 8, {"LOCAL_WORLD_SIZE": "8"}) == 2
+    with pytest.raises(UserError, match=r"training\.fsdp_group is 3, but 8 processes cannot"):
+        group_size(3, 8, {})

@@ -3,11 +3,13 @@
 import time
 
 import pytest
+import torch
 
 from tests.support import toy
 from tests.support.trainings import generator_trainer, tokenizer_trainer
 from training.logging import read_log
 from training.meters import StepStats
+from training.peak_flops import data_sheet_peak
 
 
 def test_pauses_do_not_count_in_rates(tmp_path, images):
@@ -39,6 +41,17 @@ def test_logged_rates(tmp_path):
     assert [r["epoch"] for r in rows] == [8 * r["step"] / len(trainer.data.training) for r in rows]  # no means
     row = rows[0]
     assert row["tokens_per_second"] == pytest.approx(toy.NUM_CODES * row["images_per_second"])
-    assert 0 < row["mfu"] < 1
+    assert 0 < row["mfu_of_measured_peak"] < 1
     assert 0 <= row["data_wait"] < 1
-    assert row["mfu"] == pytest.approx(row["images_per_second"] * trainer.flops_per_image / trainer.peak)
+    achieved = row["images_per_second"] * trainer.flops_per_image
+    assert row["mfu_of_measured_peak"] == pytest.approx(achieved / trainer.peak)
+    assert "mfu_of_data_sheet" not in row
+
+
+def test_peaks_of_data_sheets():
+    half = torch.bfloat16
+    assert data_sheet_peak("NVIDIA H100 80GB HBM3", half) == 989e12
+    assert data_sheet_peak("NVIDIA H100 PCIe", half) == 756e12
+    assert data_sheet_peak("NVIDIA A100-SXM4-80GB", half) == 312e12
+    assert data_sheet_peak("NVIDIA H100 80GB HBM3", torch.float32) is None
+    assert data_sheet_peak("", half) is None

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from benchmarks.machine import announce, timed
+from benchmarks.report import Report, add_json_option
 from dataset.crops import center_crop, source_size
 from dataset.images import ImageList, list_images
 from dataset.token_cache.encode import EncodeSettings, SourceCrops, encode_views, pretokenize, split_into_batches
@@ -34,7 +35,6 @@ IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90
 NUM_VIEWS = 10
 TRANSFERS = 20
-MIN_DECODED = 512  # images, enough to make the start of the workers negligible
 
 
 def write_images(root: Path, count: int) -> ImageList:
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
         0, tokenizer.layout.codebook_size, (args.images, NUM_VIEWS, tokenizer.layout.num_codes)
     )
     writer = CacheWriter(root / "writer", metadata, images)
-    decode_rounds = -(-MIN_DECODED // args.images)
+    decode_rounds = -(-args.min_decoded // args.images)
     encode_rounds = max(1, args.images // args.batch_size)
     plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
 
@@ -141,7 +141,14 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
     slowest = min(rates, key=rates.get)
     print(f"{'end to end':>22}: {whole:10.2f} images/s, {whole / rates[slowest]:.0%} of {slowest} by itself")
     print(f"{'plain float32 loop':>22}: {plain:10.2f} images/s")
-    print(f"{'ratio':>22}: {whole / plain:10.2f}")
+    Report(args).add(
+        f"{'ratio':>22}: {whole / plain:10.2f}",
+        **{f"{stage}_images_per_s": value for stage, value in rates.items()},
+        images_per_s=whole,
+        slowest=slowest,
+        plain_images_per_s=plain,
+        ratio=whole / plain,
+    )
 
 
 def main() -> None:
@@ -152,6 +159,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="images, of ten views each")
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument(
+        "--min_decoded", type=int, default=512, help="images to decode at least; hides the workers' start"
+    )
+    add_json_option(parser)
     args = parser.parse_args()
     device = announce(args)
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,7 +12,7 @@ import torch
 from benchmarks.machine import ROOT
 from benchmarks.report import Report, add_json_option
 
-TESTS = "tests/test_gpu.py"
+TESTS = ("tests/test_gpu.py", "tests/test_gpu_training.py", "tests/test_two_gpus.py")
 
 
 class Outcomes:
@@ -44,7 +44,7 @@ def main() -> None:
     os.chdir(ROOT)
     import pytest
 
-    arguments = [TESTS, "-p", "no:cacheprovider", "--tb=short", *pytest_arguments]
+    arguments = [*TESTS, "-p", "no:cacheprovider", "--tb=short", *pytest_arguments]
     sys.exit(pytest.main(arguments, plugins=[Outcomes(Report(args))]))
 
 

@@ -8,7 +8,9 @@ per image. Weights are random, which does not change the time.
 """
 
 import argparse
+import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,7 @@ def plain_loop(tokenizer: Tokenizer, images: ImageList, folder: Path, device: to
 def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
     torch.manual_seed(0)
     tokenizer = to_inference(build_tokenizer(read_tokenizer_config(args.tokenizer_config)), device)
+    plain_tokenizer = copy.deepcopy(tokenizer)  # `pretokenize` may compile the other one in place
     images = write_images(root / "images", args.images)
     metadata = CacheMetadata(
         num_files=len(images),
@@ -103,7 +106,6 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
     writer = CacheWriter(root / "writer", metadata, images)
     decode_rounds = -(-args.min_decoded // args.images)
     encode_rounds = max(1, args.images // args.batch_size)
-    plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
 
     def decode() -> None:
         sampler = split_into_batches(writer, [0] * decode_rounds, args.batch_size)
@@ -118,24 +120,32 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
         for _ in range(encode_rounds):
             encode_views(tokenizer, resident, metadata)
 
-    def end_to_end() -> None:
+    def end_to_end(images: ImageList, folder: str) -> None:
         settings = EncodeSettings(args.batch_size, args.num_workers)
-        pretokenize(tokenizer, images, root / "cache", metadata, settings, init_process(device.type))
+        facts = replace(metadata, num_files=len(images))
+        pretokenize(tokenizer, images, root / folder, facts, settings, init_process(device.type))
 
     def rate(count: int, work, *arguments) -> float:
         return count / timed(lambda: work(*arguments), device)[0]
 
-    encode_views(tokenizer, resident, metadata)  # warm-up
+    def first(count: int | None) -> ImageList:
+        return ImageList(images.root, images.classes, images.paths[:count], images.labels[:count])
+
+    # Warm-up.
+    if device.type == "cuda":
+        end_to_end(first(args.batch_size), "first_batch")  # compilation, which a whole data set hardly notices
+    encode_views(tokenizer, resident, metadata)
     with torch.no_grad():
-        tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
+        plain_tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
     rates = {"decode": rate(decode_rounds * args.images, decode)}
     if device.type == "cuda":
         pinned = crops.pin_memory()
         rates["transfer"] = rate(TRANSFERS * args.batch_size, transfer)
     rates["encode"] = rate(encode_rounds * args.batch_size, encode)
     rates["write"] = rate(args.images, writer.write, 0, range(args.images), codes)
-    whole = rate(args.images, end_to_end)
-    plain = rate(len(plain_images), plain_loop, tokenizer, plain_images, root / "plain", device, args)
+    whole = rate(args.images, end_to_end, images, "cache")
+    plain_images = first(args.plain_images)
+    plain = rate(len(plain_images), plain_loop, plain_tokenizer, plain_images, root / "plain", device, args)
     for stage, value in rates.items():
         print(f"{stage:>22}: {value:10.2f} images/s")
     slowest = min(rates, key=rates.get)

@@ -2,17 +2,22 @@
 
 python -m benchmarks.evaluation --samples 50000 --references 10000
 python -m benchmarks.evaluation --inception weights/weights-inception-2015-12-05-6726825d.pth --images 256
+python -m benchmarks.evaluation --inception random --images 256
 
 Features are random numbers with the dimensions of Inception's.
 """
 
 import argparse
+import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
 
 from benchmarks.machine import announce, timed
+from benchmarks.report import Report, add_json_option
 from evaluation.extractors import InceptionExtractor
 from evaluation.fid import Statistics, frechet_distance
 from evaluation.inception_score import SPLIT_SIZE, inception_score
@@ -68,7 +73,7 @@ PARTS = {
 
 
 def measure_metrics(args: argparse.Namespace, device: torch.device) -> None:
-    rng = np.random.default_rng(0)
+    rng, report = np.random.default_rng(0), Report(args)
     sums = np.zeros(2)
     for name in args.parts:
         ours, plain, kinds = PARTS[name]
@@ -83,21 +88,45 @@ def measure_metrics(args: argparse.Namespace, device: torch.device) -> None:
         seconds, value = timed(lambda f=ours, x=features: f(*(a.to(device) for a in x)), device)
         plain_seconds, plain_value = timed(lambda f=plain, x=arrays: f(*x), torch.device("cpu"))
         sums += seconds, plain_seconds
-        print(
+        report.add(
             f"{name:>9}: {seconds:8.2f} s, numpy and scipy {plain_seconds:8.2f} s, ratio {plain_seconds / seconds:6.2f}"
             f"   (values {np.round(value, 6)} and {np.round(plain_value, 6)})",
-            flush=True,
+            metric=name,
+            seconds=seconds,
+            plain_seconds=plain_seconds,
+            ratio=plain_seconds / seconds,
         )
     print(f" together: {sums[0]:8.2f} s, numpy and scipy {sums[1]:8.2f} s, ratio {sums[1] / sums[0]:6.2f}")
 
 
+def untrained_inception() -> torch.nn.Module:
+    """torch-fidelity's Inception without its weights."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_) -> None:
+            """Its constructor loads a file."""
+
+    file = io.BytesIO()
+    torch.save({}, file)
+    file.seek(0)
+    return Untrained("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file)
+
+
 def measure_network(args: argparse.Namespace, device: torch.device) -> None:
-    extractor = InceptionExtractor(args.inception, device)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = args.inception
+        if weights == "random":
+            weights = Path(folder, "inception.pth")
+            torch.save(untrained_inception().state_dict(), weights)
+        extractor = InceptionExtractor(weights, device)
     images = torch.randint(0, 256, (args.batch_size, 256, 256, 3), dtype=torch.uint8)
     extractor(images)
     rounds = -(-args.images // args.batch_size)
     seconds, _ = timed(lambda: [extractor(images) for _ in range(rounds)], device)
-    print(f"Inception at batch {args.batch_size}: {rounds * args.batch_size / seconds:.1f} images/s")
+    rate = rounds * args.batch_size / seconds
+    text = f"Inception at batch {args.batch_size}: {rate:.1f} images/s"
+    Report(args).add(text, batch=args.batch_size, images_per_s=rate)
 
 
 def main() -> None:
@@ -105,9 +134,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--references", type=int, default=10_000)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--inception", help="weights: measure the network instead")
+    parser.add_argument("--inception", help="weights, or random: measure the network instead")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=64)
+    add_json_option(parser)
     args = parser.parse_args()
     device = announce(args)
     (measure_network if args.inception else measure_metrics)(args, device)

@@ -8,7 +8,9 @@ per image. Weights are random, which does not change the time.
 """
 
 import argparse
+import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from benchmarks.machine import announce, timed
+from benchmarks.report import Report, add_json_option
 from dataset.crops import center_crop, source_size
 from dataset.images import ImageList, list_images
 from dataset.token_cache.encode import EncodeSettings, SourceCrops, encode_views, pretokenize, split_into_batches
@@ -34,7 +37,6 @@ IMAGE_SIZE = (500, 375)  # the most frequent size in ImageNet
 JPEG_QUALITY = 90
 NUM_VIEWS = 10
 TRANSFERS = 20
-MIN_DECODED = 512  # images, enough to make the start of the workers negligible
 
 
 def write_images(root: Path, count: int) -> ImageList:
@@ -80,6 +82,7 @@ def plain_loop(tokenizer: Tokenizer, images: ImageList, folder: Path, device: to
 def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
     torch.manual_seed(0)
     tokenizer = to_inference(build_tokenizer(read_tokenizer_config(args.tokenizer_config)), device)
+    plain_tokenizer = copy.deepcopy(tokenizer)  # `pretokenize` may compile the other one in place
     images = write_images(root / "images", args.images)
     metadata = CacheMetadata(
         num_files=len(images),
@@ -101,9 +104,8 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
         0, tokenizer.layout.codebook_size, (args.images, NUM_VIEWS, tokenizer.layout.num_codes)
     )
     writer = CacheWriter(root / "writer", metadata, images)
-    decode_rounds = -(-MIN_DECODED // args.images)
+    decode_rounds = -(-args.min_decoded // args.images)
     encode_rounds = max(1, args.images // args.batch_size)
-    plain_images = ImageList(images.root, images.classes, images.paths[: args.plain_images], images.labels)
 
     def decode() -> None:
         sampler = split_into_batches(writer, [0] * decode_rounds, args.batch_size)
@@ -118,30 +120,45 @@ def measure(args: argparse.Namespace, device: torch.device, root: Path) -> None:
         for _ in range(encode_rounds):
             encode_views(tokenizer, resident, metadata)
 
-    def end_to_end() -> None:
+    def end_to_end(images: ImageList, folder: str) -> None:
         settings = EncodeSettings(args.batch_size, args.num_workers)
-        pretokenize(tokenizer, images, root / "cache", metadata, settings, init_process(device.type))
+        facts = replace(metadata, num_files=len(images))
+        pretokenize(tokenizer, images, root / folder, facts, settings, init_process(device.type))
 
     def rate(count: int, work, *arguments) -> float:
         return count / timed(lambda: work(*arguments), device)[0]
 
-    encode_views(tokenizer, resident, metadata)  # warm-up
+    def first(count: int | None) -> ImageList:
+        return ImageList(images.root, images.classes, images.paths[:count], images.labels[:count])
+
+    # Warm-up.
+    if device.type == "cuda":
+        end_to_end(first(args.batch_size), "first_batch")  # compilation, which a whole data set hardly notices
+    encode_views(tokenizer, resident, metadata)
     with torch.no_grad():
-        tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
+        plain_tokenizer.encode(torch.rand(NUM_VIEWS, 3, tokenizer.image_size, tokenizer.image_size, device=device))
     rates = {"decode": rate(decode_rounds * args.images, decode)}
     if device.type == "cuda":
         pinned = crops.pin_memory()
         rates["transfer"] = rate(TRANSFERS * args.batch_size, transfer)
     rates["encode"] = rate(encode_rounds * args.batch_size, encode)
     rates["write"] = rate(args.images, writer.write, 0, range(args.images), codes)
-    whole = rate(args.images, end_to_end)
-    plain = rate(len(plain_images), plain_loop, tokenizer, plain_images, root / "plain", device, args)
+    whole = rate(args.images, end_to_end, images, "cache")
+    plain_images = first(args.plain_images)
+    plain = rate(len(plain_images), plain_loop, plain_tokenizer, plain_images, root / "plain", device, args)
     for stage, value in rates.items():
         print(f"{stage:>22}: {value:10.2f} images/s")
     slowest = min(rates, key=rates.get)
     print(f"{'end to end':>22}: {whole:10.2f} images/s, {whole / rates[slowest]:.0%} of {slowest} by itself")
     print(f"{'plain float32 loop':>22}: {plain:10.2f} images/s")
-    print(f"{'ratio':>22}: {whole / plain:10.2f}")
+    Report(args).add(
+        f"{'ratio':>22}: {whole / plain:10.2f}",
+        **{f"{stage}_images_per_s": value for stage, value in rates.items()},
+        images_per_s=whole,
+        slowest=slowest,
+        plain_images_per_s=plain,
+        ratio=whole / plain,
+    )
 
 
 def main() -> None:
@@ -152,6 +169,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="images, of ten views each")
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument(
+        "--min_decoded", type=int, default=512, help="images to decode at least; hides the workers' start"
+    )
+    add_json_option(parser)
     args = parser.parse_args()
     device = announce(args)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,19 +1,15 @@
 """Random weights of ADM's Inception, as torch-fidelity and as TensorFlow name them."""
 
-import pytest
 import torch
 
+from benchmarks.evaluation import untrained_inception
 from evaluation.convert_inception import BATCH_NORM, layer_scopes
 
 
 def random_state() -> dict[str, torch.Tensor]:
     """Random weights under torch-fidelity's names."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):  # only the shapes; it insists on a file
-        patch.setattr(torch, "load", lambda *_, **__: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path="x")
+    with torch.device("meta"):  # only the shapes
+        network = untrained_inception()
     generator, state = torch.Generator().manual_seed(0), {}
     for key, value in network.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)

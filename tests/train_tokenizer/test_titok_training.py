@@ -43,21 +43,62 @@ def weights(model) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_a_single_stage_resumes_bit_for_bit_inside_the_gan_phase(tmp_path, images):
     """With clustering, LeCam and the average's warm-up."""
-
-    def build(name: str, *overrides: str) -> TokenizerTrainer:
-        return trainer(tmp_path, name, "single_stage", "experiment.save_every=6", *overrides)
-
-    whole = build("whole")
-    whole.run()
-    parts = interrupted(build, 6)
-    one, two = (list_checkpoints(t.output_dir)[-1] for t in (whole, parts))
-    assert {"lecam.safetensors", "discriminator.safetensors", "ema.safetensors"} <= {p.name for p in one.iterdir()}
-    assert_equal_checkpoints(one, two)
+    whole = assert_resumes(tmp_path, 6, "single_stage", "experiment.save_every=6")
+    last = list_checkpoints(whole.output_dir)[-1]
+    assert {"lecam.safetensors", "discriminator.safetensors", "ema.safetensors"} <= {p.name for p in last.iterdir()}
     assert whole.state.ema_updates == 8
-    assert read_state_dict(one / "lecam.safetensors")["ema_fake_logits_mean"] != 0
+    assert read_state_dict(last / "lecam.safetensors")["ema_fake_logits_mean"] != 0
     rows = read_log(whole.output_dir)
     assert [row["step"] for row in rows if "lecam" in row] == [5, 6, 7, 8]
     assert "val_codebook_usage" in rows[-1]
+
+
+@pytest.mark.slow
+def test_stage_1_resumes_bit_for_bit(tmp_path, images, earlier):
+    """The codes of MaskGIT-VQ, its targets, are computed again and are in no checkpoint."""
+    whole = assert_resumes(tmp_path, 2, "stage1", "experiment.save_every=2", steps=(4, 0), **earlier)
+    rows = [row["proxy"] for row in read_log(whole.output_dir) if "proxy" in row]
+    assert len(set(rows)) == 4
+    names = read_state_dict(list_checkpoints(whole.output_dir)[-1] / "model.safetensors")
+    assert not any("proxy" in name for name in names)
+
+
+@pytest.mark.slow
+def test_stage_2_resumes_bit_for_bit_inside_the_gan_phase(tmp_path, images, earlier, stage1_weights):
+    """Encoder and codebook are frozen; the pixel decoder comes from the checkpoint, no longer from MaskGIT-VQ."""
+    start = (stage1_weights, "experiment.save_every=2")
+    whole = assert_resumes(tmp_path, 2, "stage2", *start, steps=(1, 2), **earlier)
+    state, one = whole.tokenizer.state_dict(), titok("stage1").state_dict()
+    assert torch.equal(state["encoder.conv_out.weight"], one["encoder.conv_out.weight"])
+    assert not torch.equal(state["decoder.ffn.2.weight"], one["decoder.ffn.2.weight"])
+    assert [row["step"] for row in read_log(whole.output_dir) if "lecam" in row] == [2, 3]
+
+
+def assert_resumes(folder: Path, stop_at: int, variant: str, *overrides: str, **settings) -> TokenizerTrainer:
+    """Train as a whole and interrupted after `stop_at` steps: the same checkpoints, bit for bit."""
+
+    def build(name: str, *more: str) -> TokenizerTrainer:
+        return trainer(folder, name, variant, *overrides, *more, **settings)
+
+    whole = build("whole")
+    whole.run()
+    parts = interrupted(build, stop_at)
+    assert_equal_checkpoints(*(list_checkpoints(t.output_dir)[-1] for t in (whole, parts)))
+    return whole
+
+
+@pytest.fixture
+def earlier(tmp_path) -> dict[str, str]:
+    """The setting that names MaskGIT-VQ's weights, which give stage 1 its targets and stage 2 its pixel decoder."""
+    torch.save(toy.maskgit_vq().state_dict(), tmp_path / "maskgit_vq.bin")
+    return {"pretrained_tokenizer_weight": str(tmp_path / "maskgit_vq.bin")}
+
+
+@pytest.fixture
+def stage1_weights(tmp_path) -> str:
+    """The override that starts stage 2."""
+    torch.save(titok("stage1").state_dict(), tmp_path / "stage1.bin")
+    return f"experiment.init_from={tmp_path / 'stage1.bin'}"
 
 
 def test_each_step_updates_both_networks_on_the_same_images(tmp_path, images):
@@ -201,24 +242,35 @@ def test_gaussian_latents_train_and_validate(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_two_processes_follow_one_process(tmp_path):
-    """6 steps in float64, the last 3 with the GAN and LeCam: the same losses and weights."""
+def test_two_processes_follow_one_process(tmp_path, earlier, stage1_weights):
+    """The single stage, stage 1 and stage 2 in float64: the same losses and weights."""
     toy.write_images(tmp_path / "images", noise=True)
-    config = write_titok_config(tmp_path / "config.yaml", "single_stage", steps=(3, 3), codebook_size=8, init_std=0.2)
+    # Steps without and with the GAN, settings, overrides.
+    trainings = {
+        "single_stage": ((2, 3), {"codebook_size": 8, "init_std": 0.2}, ()),
+        "stage1": ((3, 0), earlier, ()),
+        "stage2": ((1, 1), earlier, (stage1_weights,)),
+    }
 
-    def follow(name: str, processes: int, *overrides: str) -> torch.Tensor:
-        data = f"dataset.params.data_path={tmp_path / 'images'}"
-        arguments = (f"config={config}", data, f"experiment.output_dir={tmp_path / 'unused'}", *overrides)
-        run("tests/support/follow_steps.py", tmp_path / name, *arguments, processes=processes)
-        return torch.tensor(json.loads((tmp_path / name / "losses.json").read_text()), dtype=torch.float64)
+    def follow(processes: int, *overrides: str) -> None:
+        words: list[object] = []
+        for variant, (steps, settings, start) in trainings.items():
+            config = write_titok_config(tmp_path / f"{variant}.yaml", variant, steps=steps, **settings)
+            output = tmp_path / f"{variant}_{processes}"
+            words += ["--"] * bool(words) + [output, f"config={config}", f"experiment.output_dir={output}_unused"]
+            words += [f"dataset.params.data_path={tmp_path / 'images'}", *start, *overrides]
+        run("tests/support/follow_steps.py", *words, processes=processes)
 
-    one = follow("one", 1)
-    two = follow("two", 2, "training.per_gpu_batch_size=2")
-    assert len(one) == 6 + 3  # the tokenizer's, and the discriminator's
-    torch.testing.assert_close(two, one, rtol=1e-10, atol=0)
-    expected = read_state_dict(tmp_path / "one" / "model.safetensors")
-    for key, value in read_state_dict(tmp_path / "two" / "model.safetensors").items():
-        torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-9)
+    follow(1)
+    follow(2, "training.per_gpu_batch_size=2")
+    for variant, (steps, _, _) in trainings.items():
+        folders = [tmp_path / f"{variant}_{processes}" for processes in (1, 2)]
+        one, two = (json.loads((folder / "losses.json").read_text()) for folder in folders)
+        assert len(one) == sum(steps) + steps[1]  # the tokenizer's, and the discriminator's while the GAN is on
+        assert two == pytest.approx(one, rel=1e-10), variant
+        expected, found = (read_state_dict(folder / "model.safetensors") for folder in folders)
+        for key, value in found.items():
+            torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-9)
 
 
 def test_toy_settings_are_read_from_yaml(tmp_path):

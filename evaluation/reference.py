@@ -52,8 +52,11 @@ class Reference:
         """Features of the images on the main process; None on the others. All processes take part."""
         return extract_features(extractor, self.images, batch_size, "reference")
 
-    def require_network(self, extractor: Extractor) -> None:
-        """Raise UserError if another network made the stored statistics of pool features."""
+    def require_network(self, extractor: Extractor | type[Extractor]) -> None:
+        """Raise UserError if another network made the stored statistics of pool features.
+
+        extractor: its name and its number of features are read, so the class of one will do.
+        """
         width = len(self.stored["pool"].mu) if "pool" in self.stored else extractor.num_features
         if width != extractor.num_features:
             raise UserError(

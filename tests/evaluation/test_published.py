@@ -102,3 +102,11 @@ def test_mistakes_in_a_table_are_named(tmp_path):
     )
     with pytest.raises(UserError, match=r"rows\.x: there is no metric 'fdi'; did you mean 'fid'"):
         read_table(tmp_path / "rows.yaml")
+
+
+@pytest.mark.parametrize("name", ["VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet512.npz"])
+def test_adms_files_are_known_by_their_names(tmp_path, name):
+    """The names of openaipublic's `ref_batches/imagenet`."""
+    statistics = {"mu": np.zeros(4), "sigma": np.eye(4)}
+    np.savez(tmp_path / name, arr_0=np.zeros((10, 8, 8, 3), np.uint8), **statistics)
+    assert "statistics of the whole training set" in Reference(tmp_path / name).describe()

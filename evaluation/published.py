@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, possible_metrics
 from evaluation.reference import Reference
 from evaluation.sample_checks import Fault
 from utils.config import compose, option
@@ -75,10 +75,13 @@ def read_table(path: str | Path = ROWS_FILE) -> Table:
     return table
 
 
-def metrics_of(row: Row) -> list[str]:
-    """Names in METRICS of ADM's metrics and of all whose values the row has."""
+def metrics_of(row: Row, reference: Reference) -> list[str]:
+    """Names in METRICS of ADM's metrics and of all whose values the row has, without those that the reference does
+    not allow."""
     wanted = {"inception_score", "fid", "sfid", "precision", *row.expected}
-    return [name for name, metric in METRICS.items() if wanted & set(metric.titles)]
+    metrics = [metric for metric in METRICS.values() if wanted & set(metric.titles)]
+    possible = possible_metrics(metrics, reference.stored, reference.images is None, reference.path, False)
+    return [name for name, metric in METRICS.items() if metric in possible]
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,20 @@ def find_files(
 
     Raises UserError that names all missing files and where to get them.
     """
+    for flag, paths in (("--weights", folders), ("--reference", [reference] if reference else [])):
+        for path in paths:
+            if not Path(path).exists():
+                raise UserError(f"{flag} {path}: there is no such file or folder")
     published = table.references[row.reference]
     wanted = {
         "generator": (row.generator, table.sources[row.source]),
         "tokenizer": (row.tokenizer, table.sources[row.source]),
-        "reference": (str(reference or published.file), published.source),
+        "reference": (published.file, published.source),
         "classifier": (row.classifier, table.sources[row.source]),
     }
-    found, missing = {}, {}
+    if reference:
+        wanted.pop("reference")
+    found, missing = {"reference": reference and Path(reference)}, {}
     for what, (name, source) in wanted.items():
         places = [Path(folder) / name for folder in (*folders, *FOLDERS)] if name else []
         found[what] = next((path for path in places if path.exists()), None)
@@ -128,5 +137,3 @@ def reference_faults(reference: Reference, published: PublishedReference, image_
         yield Fault(
             f"{reference.path} has {len(reference.images)} images, the published file {published.images}", False
         )
-    if reference.images is None:
-        yield Fault(f"{reference.path} holds only statistics: no precision and recall", False)

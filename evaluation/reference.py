@@ -13,9 +13,9 @@ from utils.npz import IMAGES, array_names, read_arrays
 SPLIT = "split"  # array of a file that `evaluation.make_reference` wrote
 # ADM's files (https://github.com/openai/guided-diffusion/tree/main/evaluations), by name.
 ADM_FILES = {
-    f"VIRTUAL_imagenet{size}_labeled.npz": "ADM's file: statistics of the whole training set, 10,000 images for"
+    f"VIRTUAL_imagenet{name}.npz": "ADM's file: statistics of the whole training set, 10,000 images for"
     " precision and recall"
-    for size in (64, 128, 256, 512)
+    for name in ("64_labeled", "128_labeled", "256_labeled", "512")
 }
 
 
@@ -52,8 +52,11 @@ class Reference:
         """Features of the images on the main process; None on the others. All processes take part."""
         return extract_features(extractor, self.images, batch_size, "reference")
 
-    def require_network(self, extractor: Extractor) -> None:
-        """Raise UserError if another network made the stored statistics of pool features."""
+    def require_network(self, extractor: Extractor | type[Extractor]) -> None:
+        """Raise UserError if another network made the stored statistics of pool features.
+
+        extractor: its name and its number of features are read, so the class of one will do.
+        """
         width = len(self.stored["pool"].mu) if "pool" in self.stored else extractor.num_features
         if width != extractor.num_features:
             raise UserError(

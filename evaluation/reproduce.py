@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from evaluation.evaluate_samples import stored_labels
-from evaluation.extractors import inception_weights
+from evaluation.extractors import ClassifierExtractor, InceptionExtractor, inception_weights
 from evaluation.images import open_images
 from evaluation.metrics import METRICS
 from evaluation.published import (
@@ -34,6 +34,7 @@ from utils.errors import UserError, entry_point, warn
 
 EVALUATOR = "guided-diffusion/evaluations/evaluator.py"
 BATCH_SIZE = 64
+USAGE_ERROR = 2  # exit code of a program that refused its files or options
 
 
 def launch(processes: int, *command: object) -> None:
@@ -45,7 +46,8 @@ def launch(processes: int, *command: object) -> None:
     print(f"\n$ {shlex.join(words)}", flush=True)
     code = subprocess.run(words).returncode
     if code:
-        raise UserError(f"{command[0]} ended with exit code {code}; run the same command to resume")
+        hint = "its message is above" if code == USAGE_ERROR else "run the same command to resume"
+        raise UserError(f"{command[0]} ended with exit code {code}; {hint}")
 
 
 def refuse_or_warn(faults: list[Fault]) -> None:
@@ -113,6 +115,8 @@ def reproduce(args: argparse.Namespace) -> None:
     print(f"weights   {files.generator}, {files.tokenizer}")
     print(f"reference {reference.describe()}")
     refuse_or_warn([*reference_faults(reference, table.references[row.reference], image_size)])
+    reference.require_network(ClassifierExtractor(files.classifier) if files.classifier else InceptionExtractor)
+    metrics = metrics_of(row, reference)
     if not files.classifier and inception_weights(args.inception, download=False) is None:
         warn("warning: Inception's weights are not here; the evaluation will download them (or name them: --inception)")
     if args.overrides:
@@ -123,7 +127,6 @@ def reproduce(args: argparse.Namespace) -> None:
     numbers = output / "evaluation.json"
     network = ("--classifier", files.classifier) if files.classifier else ()
     network = ("--inception", args.inception) if args.inception and not network else network
-    metrics = metrics_of(row) if reference.images is not None else [m for m in metrics_of(row) if m != "pr"]
     launch(
         args.processes,
         *(EVALUATOR, files.reference, samples, "--metrics", ",".join(metrics), "--json", numbers),

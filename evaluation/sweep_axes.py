@@ -42,11 +42,11 @@ def grid(axes: Mapping[str, list[Any]]) -> list[Point]:
 
 
 def settings_of(base: DecoderSettings, point: Point) -> DecoderSettings:
-    """The settings of a point. Without guidance the power decides nothing, so such points have one power: they are
-    drawn once."""
+    """The settings of a point. Without guidance its power, schedule and kind decide nothing: such points keep the
+    configured ones, and are drawn once."""
     changed = {**point}
-    if changed.get("guidance_scale") == 0:
-        changed.pop("guidance_scale_pow", None)
+    if changed.get("guidance_scale", base.guidance_scale) == 0:
+        changed = {name: value for name, value in point.items() if name == "guidance_scale" or "guidance" not in name}
     return replace(base, **changed)
 
 

@@ -20,7 +20,7 @@ from evaluation.metrics import MetricInputs, choose_metrics, compute_metrics, po
 from evaluation.reference import Reference
 from evaluation.sweep_axes import Point, grid, point_name, settings_of, typed_axes
 from evaluation.sweep_points import PointFeatures, draw_features
-from evaluation.sweep_report import best, heat_map, overrides, table
+from evaluation.sweep_report import HIDDEN, best, heat_map, overrides, table
 from sampling.pipeline import Pipeline
 from sampling.shards import choose_shard_size
 from utils.atomic import write_json, write_text
@@ -68,7 +68,7 @@ class Sweep:
         self.reference = Reference(settings.reference)
         stored, without_images = self.reference.stored, self.reference.images is None
         self.metrics = possible_metrics(metrics, stored, without_images, settings.reference, False)
-        keys = [key for metric in self.metrics for key in metric.titles]
+        keys = [key for metric in self.metrics for key in metric.titles if key not in HIDDEN]
         if settings.rank_by not in keys:
             raise UserError(f"rank_by is '{settings.rank_by}': choose {' | '.join(keys)}")
         source = settings.generator or OmegaConf.select(read_yaml(settings.config), "experiment.generator_checkpoint")
@@ -85,8 +85,10 @@ class Sweep:
             batch_size=min(settings.batch_size, choose_shard_size(settings.num_samples)),
         )
         short = {SHORT_NAMES[name]: getattr(settings, name) for name in SHORT_NAMES}
-        given = {name: values for name, values in short.items() if values} | settings.axes
-        self.axes = typed_axes(self.pipeline.settings, given)
+        given = {name: values for name, values in short.items() if values}
+        if twice := [name for name in given if name in settings.axes]:
+            raise UserError(f"axes.{twice[0]} is given twice: as an axis and by its short name")
+        self.axes = typed_axes(self.pipeline.settings, given | settings.axes)
         if not self.axes:
             raise UserError("nothing to sweep: set scales, powers, temperatures or axes")
         self.points = grid(self.axes)
@@ -104,7 +106,7 @@ class Sweep:
             "precision": self.pipeline.precision,
             "features": self.extractor.name,
             "reference": self.reference.describe(),
-            "metrics": [*settings.metrics],
+            "metrics": sorted(settings.metrics),
         }
 
     def run(self) -> list[dict[str, float]] | None:

@@ -7,7 +7,6 @@ features of the quickstart's classifier, against its reference file, so the numb
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,11 @@ from evaluation.fid import Statistics, frechet_distance
 from evaluation.images import open_images
 from sampling.pipeline import Pipeline
 from utils.arguments import at_least, file_path
-from utils.atomic import write_json
+from utils.atomic import read_json, write_json
 from utils.errors import UserError, entry_point
 from utils.images import to_bytes
 from utils.process import init_process
+from utils.weights import fingerprint
 
 SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
 BATCH = 100
@@ -58,6 +58,14 @@ def setting(scale: float, soft: bool, seed: int, count: int) -> str:
     return f"scale {scale:g}, {'SoftCFG' if soft else 'plain'}, seed {seed}, {count} images"
 
 
+def read_results(path: Path, generator: str) -> dict:
+    """The results so far, and the fingerprint of the weights that they are of. Raises UserError for other weights."""
+    results = read_json(path) if path.exists() else {}
+    if results.setdefault("generator", generator) != generator:
+        raise UserError(f"{path} has results of another generator: remove it, or name another --output")
+    return results
+
+
 def table(results: dict[str, dict], scales: list[float], seeds: list[int], count: int) -> str:
     """Markdown: mean and standard deviation over the seeds; differences between draws with the same noise."""
     columns = "scale | FID, plain | SoftCFG | difference | agreement, %, plain | SoftCFG | difference"
@@ -86,7 +94,7 @@ def main() -> None:
     reference = Features.concatenate([extractor(torch.from_numpy(batch)) for batch in batches])
     statistics = Statistics.from_features(reference.pool)
     pipeline = Pipeline.from_pretrained(args.folder / "ar", device=device, batch_size=BATCH)
-    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    results = read_results(args.output, fingerprint(pipeline.generator.state_dict()))
     for seed in args.seeds:
         for scale in args.scales:
             for soft in (False, True):

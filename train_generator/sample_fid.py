@@ -83,6 +83,11 @@ class SampleFid:
             f"gFID of {settings.eval_fid_samples} samples every {self.every} steps, features: {self.extractor.name};"
             f" reference {reference.describe()}"
         )
+        if settings.eval_fid_samples < self.extractor.num_features:
+            warn(
+                f"warning: training.eval_fid_samples is {settings.eval_fid_samples} for {self.extractor.num_features}"
+                " features: their covariance is singular, gFID far too high"
+            )
 
     def _load_extractor(self) -> Extractor:
         """Nothing is downloaded: the ranks of a machine would have to wait for the one that does, and it may fail."""

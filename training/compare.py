@@ -58,8 +58,7 @@ class ReferenceCurves:
 
     def __init__(self, path: str | Path):
         """path: the folder of a run, or its metrics.jsonl. Raises UserError if it holds no curves."""
-        path = Path(path)
-        self.folder = path.parent if path.name == LOG_FILE else path
+        self.folder = run_folder(path)
         if not (self.folder / LOG_FILE).is_file():
             raise UserError(f"no reference: there is no {self.folder / LOG_FILE}; name the folder of a run")
         band_file, rows = self.folder / BAND_FILE, read_log(self.folder)
@@ -102,29 +101,38 @@ class ReferenceCurves:
         return PATIENCE if len(self.curves[name][0]) >= SMOOTHED_FROM else 1
 
 
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run that is named by its folder or by its log."""
+    path = Path(path)
+    return path.parent if path.name == LOG_FILE else path
+
+
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Means over NEIGHBOURS points on either side, fewer at the ends."""
+    """Means over NEIGHBOURS points on either side; at the ends over fewer, but equally many, as curves are steep."""
     if len(values) < SMOOTHED_FROM:
         return values
-    windows = [values[max(0, i - NEIGHBOURS) : i + NEIGHBOURS + 1] for i in range(len(values))]
-    return np.array([window.mean() for window in windows])
+    sides = [min(i, len(values) - 1 - i, NEIGHBOURS) for i in range(len(values))]
+    return np.array([values[i - side : i + side + 1].mean() for i, side in enumerate(sides)])
 
 
 class CurveWatch:
-    """Compares log lines as they come; `warnings` keeps what it has said."""
+    """Compares log lines as they come; `warnings` keeps what it has said, `compared` the curves that both have."""
 
     def __init__(self, reference: ReferenceCurves):
         self.reference = reference
         self.warnings: list[str] = []
+        self.compared: set[str] = set()
         self._outside = dict.fromkeys(reference.curves, 0)  # values in a row
 
     def add(self, step: int, values: dict[str, float]) -> list[str]:
         """New lines to print: a curve left the band, or came back."""
         lines = []
-        for name in self._outside.keys() & values.keys():
-            limits, value = self.reference.limits(name, step), values[name]
+        for name in self._outside:
+            limits = self.reference.limits(name, step) if name in values else None
             if limits is None:
                 continue
+            self.compared.add(name)
+            value = values[name]
             low, high = limits
             patience = self.reference.patience(name)
             if low <= value <= high:
@@ -142,6 +150,13 @@ class CurveWatch:
         self.warnings += [line for line in lines if line.startswith("warning")]
         return lines
 
+    def nothing_compared(self) -> str | None:
+        """What is wrong with the choice of the reference if no value could be compared."""
+        if self.compared:
+            return None
+        names = ", ".join(self.reference.curves)
+        return f"nothing was compared: no log line has {names} at the steps of {self.reference.folder}"
+
 
 def make_watch(compare: str | None) -> CurveWatch | None:
     """compare: `training.compare`. Raises UserError."""
@@ -155,19 +170,23 @@ def main() -> None:
     parser.add_argument("reference", type=file_path, help="folder with a metrics.jsonl, and perhaps a band.yaml")
     parser.add_argument("--picture", type=file_path, help="PNG file: the run's curves over the bands")
     args = parser.parse_args()
-    watch, rows = CurveWatch(ReferenceCurves(args.reference)), read_log(args.run)
+    run = run_folder(args.run)
+    watch, rows = CurveWatch(ReferenceCurves(args.reference)), read_log(run)
     if not rows:
-        raise UserError(f"{args.run} has no {LOG_FILE} with log lines")
+        raise UserError(f"{run} has no {LOG_FILE} with log lines")
     print(f"reference: {watch.reference.band.run}")
     for row in rows:
         for line in watch.add(row["step"], row):
             print(line)
     if args.picture:
         panels = [(name,) for name in watch.reference.curves]
-        plot_curves(args.run, panels, args.picture, args.run.name, watch.reference.limits)
+        plot_curves(run, panels, args.picture, run.name, watch.reference.limits)
     if watch.warnings:
         sys.exit(1)
-    print(f"{', '.join(watch.reference.curves)}: inside the band")
+    if problem := watch.nothing_compared():
+        raise UserError(f"{run}: {problem}")
+    inside = [name for name in watch.reference.curves if name in watch.compared]
+    print(f"{', '.join(inside)}: inside the band")
 
 
 if __name__ == "__main__":

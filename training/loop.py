@@ -18,6 +18,7 @@ from training.plots import plot_curves
 from training.preemption import StoppedWaiting
 from training.source_fingerprint import source_fingerprint
 from utils.config import flatten_keys, option
+from utils.errors import warn
 from utils.progress import tqdm
 from utils.weights import exported_step
 
@@ -156,6 +157,8 @@ def train(
                 if validating:  # last: the curves show what the step has logged
                     _plot(checkpointer, curves, experiment.name, watch)
         if state.step >= total_steps:
+            if accelerator.is_main_process and watch and (problem := watch.nothing_compared()):
+                warn(f"warning: {problem}")
             export()
         logger.close()
     if state.step < total_steps:

@@ -55,6 +55,27 @@ def test_missing_files_are_named_with_where_to_get_them(table, tmp_path):
         table.row("alitok_m")
 
 
+def test_a_named_file_that_is_not_there_is_no_reason_for_a_download(table, tmp_path):
+    for name in ("rar_b.bin", "maskgit-vqgan-imagenet-f16-256.bin", "own.npz"):
+        (tmp_path / name).touch()
+    row = table.row("rar_b")
+    assert find_files(table, row, [tmp_path], tmp_path / "own.npz").reference == tmp_path / "own.npz"
+    with pytest.raises(UserError, match=r"--reference .*other.npz: there is no such file"):
+        find_files(table, row, [tmp_path], tmp_path / "other.npz")
+    with pytest.raises(UserError, match=r"--weights .*nowhere: there is no such file or folder"):
+        find_files(table, row, [tmp_path, tmp_path / "nowhere"])
+
+
+def test_metrics_are_those_that_the_reference_allows(table, tmp_path, capsys):
+    statistics, images = {"mu": np.zeros(4), "sigma": np.eye(4)}, np.zeros((10, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "statistics.npz", **statistics)
+    np.savez(tmp_path / "both.npz", arr_0=images, **statistics)
+    row = table.row("alitok_b")
+    assert metrics_of(row, Reference(tmp_path / "both.npz")) == ["is", "fid", "sfid", "pr"]
+    assert metrics_of(row, Reference(tmp_path / "statistics.npz")) == ["is", "fid"]
+    assert "holds only statistics: no sFID, Precision, Recall" in capsys.readouterr().err
+
+
 def test_a_wrong_reference_is_refused(table, tmp_path):
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((10, 64, 64, 3), np.uint8))
     faults = [*reference_faults(Reference(tmp_path / "images.npz"), table.references["imagenet256"], 256)]
@@ -71,7 +92,6 @@ def test_the_row_says_whether_a_difference_is_within_the_scatter(table):
     assert fid.split() == ["FID", "1.5", "1.52", "±", "0.03,", "within", "it"]
     assert inception.endswith("± 4.6, outside: -16")
     assert sfid.split() == ["sFID", "–", "5"]
-    assert metrics_of(row) == ["is", "fid", "sfid", "pr"]
 
 
 def test_mistakes_in_a_table_are_named(tmp_path):
@@ -82,3 +102,11 @@ def test_mistakes_in_a_table_are_named(tmp_path):
     )
     with pytest.raises(UserError, match=r"rows\.x: there is no metric 'fdi'; did you mean 'fid'"):
         read_table(tmp_path / "rows.yaml")
+
+
+@pytest.mark.parametrize("name", ["VIRTUAL_imagenet256_labeled.npz", "VIRTUAL_imagenet512.npz"])
+def test_adms_files_are_known_by_their_names(tmp_path, name):
+    """The names of openaipublic's `ref_batches/imagenet`."""
+    statistics = {"mu": np.zeros(4), "sigma": np.eye(4)}
+    np.savez(tmp_path / name, arr_0=np.zeros((10, 8, 8, 3), np.uint8), **statistics)
+    assert "statistics of the whole training set" in Reference(tmp_path / name).describe()

@@ -73,6 +73,14 @@ def test_a_row_is_drawn_checked_evaluated_and_printed(program, rows, tmp_path):
     assert f"error: no metrics: {COUNT - 1} of {COUNT} images are exact copies" in err
 
 
+def test_statistics_of_another_network_are_refused_before_the_sampling(refusal, rows, tmp_path):
+    np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    arguments = ("toy", "--rows", rows / "rows.yaml", "--weights", rows, "--output", tmp_path / "out")
+    line = refusal("evaluation/reproduce.py", *arguments, "--reference", tmp_path / "inception.npz")
+    assert "has statistics of 2048 pool features" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_unfit_samples_are_refused_before_any_metric(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "s.npz", arr_0=images, arr_1=np.arange(10) % 5)
@@ -101,8 +109,9 @@ def test_the_rows_are_listed(program):
 
 def test_a_command_that_fails_ends_the_reproduction(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "script.py").write_text("import sys; sys.exit(3)")
-    with pytest.raises(UserError, match=r"script.py ended with exit code 3; run the same command to resume"):
-        launch(1, tmp_path / "script.py")
+    for code, hint in ((3, "run the same command to resume"), (2, "its message is above")):
+        (tmp_path / "script.py").write_text(f"import sys; sys.exit({code})")
+        with pytest.raises(UserError, match=rf"script.py ended with exit code {code}; {hint}"):
+            launch(1, tmp_path / "script.py")
     assert "script.py" in capfd.readouterr().out
     assert reproduce.EVALUATOR in {str(p.relative_to(ROOT)) for p in (ROOT / "guided-diffusion").rglob("*.py")}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def test_axes_are_any_settings_of_the_decoder():
 def test_points_that_draw_the_same_have_one_name():
     unguided = [settings_of(BASE, {"guidance_scale": 0.0, "guidance_scale_pow": power}) for power in (0.5, 1.0)]
     assert unguided[0] == unguided[1]
+    soft = settings_of(BASE, {"guidance_scale": 0.0, "soft_guidance": True, "guidance_schedule": "linear"})
+    assert soft == unguided[0]
+    assert settings_of(replace(BASE, guidance_scale=0.0), {"soft_guidance": True, "top_k": 5}) == replace(
+        BASE, guidance_scale=0.0, top_k=5
+    )
     named = settings_of(BASE, {"guidance_scale": 4.0, "guidance_scale_pow": 1.0, "temperature": 1.0})
     assert point_name(named, BASE) == "guidance_scale_pow=1.0"
     assert point_name(BASE, BASE) == "base"
@@ -127,6 +133,8 @@ def test_a_sweep_resumes_and_grows(program, command, tmp_path, monkeypatch):
     assert code == 0
     assert len(drawn) == 5  # two new points
     assert values_of(output)[::2] == first
+    program(script, *arguments, "scales=[0,3]", "metrics=[agreement,pr,fid,is]")
+    assert len(drawn) == 5
     code, _, err = program(script, *arguments, "scales=[0,3]", "seed=5")
     assert code == 2
     assert "was made otherwise: seed is 42 there, 5 now" in err
@@ -161,5 +169,8 @@ def test_mistakes_are_one_line(refusal, command, tmp_path):
     script, output = "evaluation/sweep_guidance.py", f"output_dir={tmp_path}"
     assert "nothing to sweep: set scales, powers" in refusal(script, *command, output)
     assert "rank_by is 'fdi': choose inception_score | fid" in refusal(script, *command, output, "rank_by=fdi")
+    assert "rank_by is 'fid_low': choose" in refusal(script, *command, output, "rank_by=fid_low")
+    twice = ("scales=[1]", "axes.guidance_scale=[2]")
+    assert "axes.guidance_scale is given twice" in refusal(script, *command, output, *twice)
     assert "unknown configuration key 'scale'" in refusal(script, *command, output, "scale=[1]")
     assert "no value for output_dir: set it on the command line" in refusal(script, *command)

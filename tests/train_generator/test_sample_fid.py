@@ -105,6 +105,11 @@ def test_what_is_missing_is_a_warning(scoring, tmp_path, capfd, override, messag
     assert f"warning: {message}" in capfd.readouterr().err
 
 
+def test_fewer_samples_than_features_are_warned_of(scoring, tmp_path, capfd):
+    assert generator_trainer(tmp_path, "run", *scoring).sample_fid.every == 3
+    assert f"eval_fid_samples is {SAMPLES} for 128 features: their covariance is singular" in capfd.readouterr().err
+
+
 def test_a_failure_while_drawing_is_a_warning(scoring, tmp_path, capfd):
     trainer = generator_trainer(tmp_path, "run", *scoring, "training.max_train_steps=3")
     with torch.no_grad():

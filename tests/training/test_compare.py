@@ -94,6 +94,20 @@ def test_a_reference_without_band_says_that_it_is_a_guess(tmp_path):
     assert ReferenceCurves(tmp_path / "run" / "metrics.jsonl").curves.keys() == {"loss", "val_loss"}
 
 
+def test_a_run_is_inside_its_own_band(tmp_path):
+    """The quickstart's, as a reference without band.yaml: its first points are steep."""
+    rows = read_log(CURVES / "fashion_mnist_ar")
+    assert lines(ReferenceCurves(write_log(tmp_path / "run", rows)), rows) == []
+
+
+def test_a_reference_without_a_common_value_is_told(program, reference, tmp_path):
+    for name, row in (("other_curves", {"step": 200, "val_psnr": 20.0}), ("other_steps", {"step": 9000, "loss": 1.0})):
+        run = write_log(tmp_path / name, [row])
+        code, _, err = program("training/compare.py", run, reference.folder)
+        assert code == 2
+        assert f"{name}: nothing was compared: no log line has loss, val_loss at the steps of" in err
+
+
 def test_faulty_references_are_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*nowhere/metrics.jsonl; name the folder of a run"):
         ReferenceCurves(tmp_path / "nowhere")
@@ -120,11 +134,14 @@ def test_a_training_warns_and_draws_the_band(tmp_path, capfd):
     shutil.copytree(first.output_dir, tmp_path / "other")
     log = (tmp_path / "other" / "metrics.jsonl").read_text()
     (tmp_path / "other" / "metrics.jsonl").write_text(log.replace('"val_loss": ', '"val_loss": 1'))
-    for name, warnings in (("first", 0), ("other", 1)):
+    write_log(tmp_path / "foreign", [{"step": 1, "val_psnr": 20.0}])
+    for name, warnings in (("first", 0), ("other", 1), ("foreign", 0)):
         trainer = generator_trainer(tmp_path, f"to_{name}", "--compare", str(tmp_path / name))
         capfd.readouterr()
         trainer.run()
-        assert capfd.readouterr().err.count("warning: step 8: val_loss") == warnings
+        err = capfd.readouterr().err
+        assert err.count("warning: step 8: val_loss") == warnings
+        assert err.count("warning: nothing was compared") == (name == "foreign")
         assert (trainer.output_dir / "curves.png").is_file()
 
 
@@ -140,6 +157,6 @@ def test_the_command_compares_a_log_and_draws_it(program, reference, tmp_path):
     assert code == 1
     assert "loss" in out
     assert (tmp_path / "c.png").stat().st_size > 5000
-    code, out, _ = program("training/compare.py", reference.folder, reference.folder)
+    code, out, _ = program("training/compare.py", reference.folder / "metrics.jsonl", reference.folder)
     assert code == 0
     assert "loss, val_loss: inside the band" in out

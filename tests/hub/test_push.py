@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from dataset.class_names import class_names
 from hub.push import push_models, push_to_hub, write_repository
 from modeling.build import load_pretrained_generator, load_pretrained_tokenizer
 from sampling.pipeline import Pipeline
@@ -14,6 +15,7 @@ from tests.support import toy
 from tests.support.hub_server import READER
 from tests.support.trainings import generator_trainer
 from utils.errors import UserError
+from utils.pretrained import local_folder
 from utils.weights import export_weights, read_state_dict
 
 
@@ -36,8 +38,9 @@ def test_a_training_comes_back_from_the_hub(server, trained):
     files = server.files["me/pictures"]
     assert {*files} == {
         *("README.md", "config.yaml", "model.safetensors", "tokenizer.safetensors"),
-        *("training.json", "samples.png", "curves.png"),
+        *("classes.json", "training.json", "samples.png", "curves.png"),
     }
+    assert class_names(local_folder("me/pictures"), 4) == ["a", "b", "c", "d"]
     local, loaded = Pipeline.from_pretrained(trained), Pipeline.from_pretrained("me/pictures")
     assert torch.equal(local.generate([0, 1, 2]), loaded.generate([0, 1, 2]))
     generator, tokenizer = load_pretrained_generator("me/pictures"), load_pretrained_tokenizer("me/pictures")
@@ -144,7 +147,9 @@ def test_the_command_writes_a_folder(trained, tmp_path, program, refusal):
     target = tmp_path / "repository"
     code, out, _ = program("hub/push.py", trained, "me/pictures", "--output", target)
     assert code == 0
-    assert "README.md, config.yaml, curves.png, model.safetensors, samples.png, tokenizer.safetensors" in out
+    assert (
+        "README.md, classes.json, config.yaml, curves.png, model.safetensors, samples.png, tokenizer.safetensors" in out
+    )
     assert len(Pipeline.from_pretrained(target).generate([0])) == 1
     assert "holds files: name a new folder" in refusal("hub/push.py", trained, "me/pictures", "--output", target)
     (tmp_path / "bare").mkdir()

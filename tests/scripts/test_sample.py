@@ -24,4 +24,4 @@ def test_sample_as_a_command(pretrained, tmp_path):
     assert f"--complete {tmp_path / 'none.png'}" in missing.stderr
     wrong = run(*grid, "--classes", "tench", check=False)
     assert wrong.returncode == 2
-    assert "only ImageNet's 1000 classes have names" in wrong.stderr
+    assert f"no class of {pretrained / 'hub'} is named 'tench'" in wrong.stderr

@@ -114,7 +114,6 @@ def tokenizers() -> Iterator[Training]:
         for stage in (1, 2):
             file = f"{folder}/tokenizer_stage{stage}.yaml"
             yield Training(f"{name}, stage {stage}", file, 8, TokenizerConfig)
-    yield Training("TiTok-B-64, stage 2", "configs/training/TiTok/stage2/titok_b64.yaml", 8, TokenizerConfig)
 
 
 def generators() -> Iterator[Training]:

@@ -24,6 +24,4 @@ def test_the_micro_batch_is_the_largest_divisor_that_fits():
 def test_rows_have_the_published_batches(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert {training.batch for training in generators()} == {2048}
-    assert {training.name: training.batch for training in tokenizers()} == {
-        training.name: 256 if "TiTok" in training.name else 384 for training in tokenizers()
-    }
+    assert {training.batch for training in tokenizers()} == {384}

@@ -45,6 +45,7 @@ class Resolution:
 @pytest.fixture(scope="module", params=[16, 32], ids=["16 pixels", "32 pixels"])
 def done(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("training.loop.plot_curves", lambda *args: None)  # most of the time, and no part of this
         at = Resolution(tmp_path_factory.mktemp("resolution"), request.param, monkeypatch)
         classifier = at.folder / "classifier.safetensors"
         save_classifier(classifier, Classifier(toy.NUM_CLASSES), at.image_size, 0.5)

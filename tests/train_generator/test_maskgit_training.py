@@ -51,6 +51,9 @@ class _Silent:
     def log(self, *_):
         pass
 
+    def image(self, *_):
+        pass
+
 
 @pytest.mark.slow
 def test_two_sharded_processes_follow_one(tmp_path):

@@ -50,7 +50,7 @@ def test_the_last_line_needs_no_end(codes):
 
 def test_the_index_is_kept_beside_the_file(codes, indexed, capfd):
     load_index(codes)
-    assert "indexing codes.jsonl: 100%" in capfd.readouterr().err
+    assert "indexing codes.jsonl: 1.03k of 1.03kB (100%)" in capfd.readouterr().err
     kept = load_index(codes)
     assert len(indexed) == 1
     assert isinstance(kept.array, np.memmap)

@@ -14,6 +14,7 @@ from sampling.pipeline import Pipeline
 from tests.support import toy
 from tests.support.hub_server import READER
 from tests.support.trainings import generator_trainer
+from training.checkpoint_files import checkpoint_step, list_checkpoints
 from utils.errors import UserError
 from utils.pretrained import local_folder
 from utils.weights import export_weights, read_state_dict
@@ -65,6 +66,16 @@ def test_the_card_tells_the_facts_of_the_training(trained, tmp_path):
     assert 'Pipeline.from_pretrained("me/pictures")' in card
     assert "0 a, 1 b, 2 c, 3 d" in card
     assert "![samples](samples.png)" in card
+
+
+def test_a_checkpoint_has_the_facts_of_its_training(trained, tmp_path):
+    checkpoint = list_checkpoints(trained)[0]
+    write_repository(checkpoint, tmp_path / "repository", "me/pictures")
+    names = {path.name for path in (tmp_path / "repository").iterdir()}
+    assert {"classes.json", "training.json", "curves.png", "tokenizer.safetensors"} <= names
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert f"| steps | {checkpoint_step(checkpoint)} |" in card
+    assert "0 a, 1 b, 2 c, 3 d" in card
 
 
 def test_models_in_memory(server):

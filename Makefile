@@ -36,6 +36,8 @@ ablation: .venv/installed
 	$(BIN)/python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
 
 demo: .venv/installed-demo
+	@test "$(MODELS)" != output/quickstart/ar || test -f $(MODELS)/model.safetensors || \
+	    (echo "error: no models yet: run make quickstart first, or name others: make demo MODELS=FOLDER" >&2; exit 1)
 	$(BIN)/python -m demo $(MODELS)
 
 test: .venv/installed-dev
@@ -60,7 +62,7 @@ lint: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed requirements-demo.txt requirements-dev.txt
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements-demo.txt -r requirements-dev.txt
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Draw a grid of chosen classes, by number or ImageNet name, into a PNG file.
+"""Draw a grid of chosen classes, by number or name, into a PNG file.
 
 python sample.py output/alitok_b --classes "golden retriever,250,volcano" --per_class 4
 python sample.py weights/alitok_b.bin --config configs/alitok_b.yaml --classes 207 --guidance_scale 8
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.imagenet_names import class_id
+from dataset.class_names import class_id
 from dataset.images import read_center_crop
 from modeling.layers.precision import PRECISIONS
 from sampling.guidance import SCHEDULES
@@ -20,6 +20,7 @@ from utils.arguments import at_least, file_path, number
 from utils.errors import entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
+from utils.pretrained import weights_folder
 from utils.process import init_process
 
 SETTINGS = ("guidance_scale", "guidance_scale_pow", "guidance_schedule", "temperature", "top_k", "top_p")
@@ -30,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="folder of a training, hub id (name/repository), or the generator's weights with --config")
-    add("--classes", required=True, help="numbers or ImageNet names, separated by commas; one row of the grid each")
+    add("--classes", required=True, help="numbers or names, separated by commas; one row of the grid each")
     add("--per_class", type=at_least(1), default=4, help="images of each class (default: 4)")
     add("--output", type=file_path, default=Path("samples.png"), help="PNG file to write (default: samples.png)")
     add(
@@ -77,7 +78,8 @@ def draw(args: argparse.Namespace) -> None:
         compile=False,  # for a few images the compiler takes longer than it saves
         batch_size=min(args.batch_size, len(words) * args.per_class),
     )
-    classes = [class_id(word, pipeline.generator.num_classes) for word in words for _ in range(args.per_class)]
+    folder, num_classes = weights_folder(args.source), pipeline.generator.num_classes
+    classes = [number for word in words for number in [class_id(word, folder, num_classes)] * args.per_class]
     if args.complete is None:
         images = pipeline.generate(classes)
     else:

@@ -1,4 +1,4 @@
-"""Names of the classes that a generator draws: in a file beside its weights, or ImageNet's."""
+"""Names of the classes that a generator draws: in a file beside its weights, or ImageNet's. Classes by name."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset import imagenet_names
 from utils.atomic import read_json, write_json
-from utils.errors import UserError
+from utils.errors import UserError, nearest
 
 CLASSES_FILE = "classes.json"  # {"classes": names of class folders, by class number}
 NUM_IMAGENET_CLASSES = 1000
@@ -22,13 +22,37 @@ def class_names(folder: Path, num_classes: int) -> list[str]:
 
     OUTPUT/checkpoints/step_N has the file of OUTPUT. Raises UserError if the file is damaged.
     """
+    return [names[0] for names in _all_names(folder, num_classes)]
+
+
+def class_id(text: str, folder: Path, num_classes: int) -> int:
+    """The number of the class that `text` names: a number, or one of its names. Raises UserError.
+
+    folder: that of the generator, see `class_names`.
+    """
+    wanted = text.strip().lower()
+    if re.fullmatch(r"-?\d+", wanted):
+        if not 0 <= int(wanted) < num_classes:
+            raise UserError(f"class {wanted} is out of range, the classes are 0 to {num_classes - 1}")
+        return int(wanted)
+    classes = [{name.lower() for name in names} for names in _all_names(folder, num_classes)]
+    found = [number for number, names in enumerate(classes) if wanted in names]
+    if not found:
+        raise UserError(f"no class of {folder} is named '{text.strip()}'{nearest(wanted, set().union(*classes))}")
+    if len(found) > 1:
+        raise UserError(f"'{text.strip()}' names the classes {', '.join(map(str, found))}: give the number")
+    return found[0]
+
+
+def _all_names(folder: Path, num_classes: int) -> list[tuple[str, ...]]:
+    """The names of each class; the first is the usual one."""
     of_training = folder.resolve().parent.parent
     places = (folder / CLASSES_FILE, of_training / CLASSES_FILE)
     kept = next((_read(path)[:num_classes] for path in places if path.is_file()), [])
     if num_classes == NUM_IMAGENET_CLASSES and all(_is_identifier(name) for name in kept):
-        return [names[0] for names in imagenet_names.class_names()]
-    names = [f"class {name}" if name.isdigit() else _without_number(name) for name in kept]
-    return names + [f"class {number}" for number in range(len(names), num_classes)]
+        return list(imagenet_names.class_names())
+    names = [(f"class {name}" if name.isdigit() else _without_number(name), name) for name in kept]
+    return names + [(f"class {number}",) for number in range(len(names), num_classes)]
 
 
 def _read(path: Path) -> list[str]:

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from dataset.debian_package import SOURCE_ERRORS, DebianPackage, download, unpack, verified
-from dataset.decode import IMAGE_SUFFIXES, read_rgb
-from utils.arguments import at_least, file_path
+from dataset.decode import IMAGE_SUFFIXES, BadImage, read_rgb
+from utils.arguments import HelpFormatter, at_least, file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
 from utils.folder_lock import exclusive_lock
@@ -83,7 +83,14 @@ def read_folder(source: Path) -> list[Image.Image]:
     paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if len(paths) < KEPT_FOR_VALIDATION:
         raise UserError(f"{source} holds {len(paths)} pictures, but at least {KEPT_FOR_VALIDATION} are needed")
-    return [read_rgb(path) for path in paths]
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return read_rgb(path)
+    except BadImage as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it") from error
 
 
 def crop(picture: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
@@ -122,9 +129,7 @@ def write_split(pictures: list[Image.Image], make: Make, folder: Path, count: in
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("kind", choices=("photographs", "icons", "folder"), help="folder: pictures of your own")
     parser.add_argument("--source", type=file_path, help="with `folder`: where the pictures are, at any depth")
     parser.add_argument("--output", type=file_path, required=True, help="image folder to write")

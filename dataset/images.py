@@ -2,10 +2,9 @@
 
 import hashlib
 import io
-import os
-import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from dataset.crops import center_crop
 from dataset.data_order import evenly_spaced
 from dataset.decode import IMAGE_SUFFIXES, BadImage, read_rgb
 from dataset.listing import describe, files_below, is_data, subfolders, suffix
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, warn
 from utils.process import from_first_process
 
 MAX_CLASSES_IN_MESSAGE = 10
@@ -97,18 +96,15 @@ def list_images(data_path: str | Path, split: str) -> ImageList:
     folders = [data_path / name for name in split_names(split)]
     folder = next((f for f in folders if f.is_dir() and subfolders(f, Counter())), None)
     archives = find_archives(data_path, split) if folder is None else None
-    first = os.environ.get("RANK", "0") == "0"
     if archives is not None:
         images = _list_archives(archives, data_path, split)
     elif folder is None and split in (*split_names("train"), *split_names("val")) and _has_no_splits(data_path):
         images = _list_folder(data_path)
-        if first:
-            _report(images)
-        return _part(images, split in split_names("val"), first)
+        _report(images)
+        return _part(images, split in split_names("val"))
     else:
         images = _list_folder(folder or next((f for f in folders if f.is_dir()), folders[0]))
-    if first:
-        _report(images)
+    _report(images)
     return images
 
 
@@ -127,14 +123,13 @@ def _has_no_splits(folder: Path) -> bool:
     return next(files_below(folder, IMAGE_SUFFIXES, Counter()), None) is not None
 
 
-def _part(images: ImageList, held_out: bool, announce: bool) -> ImageList:
+def _part(images: ImageList, held_out: bool) -> ImageList:
     """The training or the validation images of a folder without splits. Raises UserError for fewer than two images."""
     if len(images) < 2:
         raise UserError(f"{images.root} holds one image: training and validation need one each")
     for_validation = np.arange(len(images)) % HELD_OUT_EVERY == 0
-    if announce:
-        part = f"{for_validation.sum()} are for validation, {(~for_validation).sum()} for training"
-        print(f"{images.root} has no train/ and val/: of its {len(images)} images {part}", file=sys.stderr)
+    part = f"{for_validation.sum()} are for validation, {(~for_validation).sum()} for training"
+    _say_once(f"{images.root} has no train/ and val/: of its {len(images)} images {part}")
     return images.take(np.flatnonzero(for_validation == held_out))
 
 
@@ -192,12 +187,18 @@ def _list_flat(root: Path, passed_over: Counter[str]) -> ImageList:
 
 def _report(images: ImageList) -> None:
     if images.passed_over:
-        print(f"{images.root}: passed over {describe(images.passed_over)}", file=sys.stderr)
+        _say_once(f"{images.root}: passed over {describe(images.passed_over)}")
     empty = images.empty_classes()
     if empty:
         more = ", ..." if len(empty) > MAX_CLASSES_IN_MESSAGE else ""
         names = ", ".join(empty[:MAX_CLASSES_IN_MESSAGE])
-        print(f"warning: {images.root}: {len(empty)} classes without images: {names}{more}", file=sys.stderr)
+        _say_once(f"warning: {images.root}: {len(empty)} classes without images: {names}{more}")
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Of a folder without splits, "train" and "val" have the same to say."""
+    warn(line)
 
 
 def to_uint8(image: Image.Image) -> Tensor:
@@ -212,6 +213,8 @@ def to_float(images: Tensor) -> Tensor:
 
 def read_center_crop(path: str | Path, size: int) -> Tensor:
     """ADM's centre crop of one image file, (1, 3, size, size) in [0, 1]. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"image not found: {path}")
     try:
         return to_float(to_uint8(center_crop(read_rgb(path), size)))[None]
     except BadImage as error:

@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from demo.controls import given_settings, setting_fields
-from demo.drawing import Drawing, draw, random_seed
+from demo.drawing import DRAWING, Drawing, draw, random_seed
 from demo.events import MODELS_BUSY, class_choices, user_errors
 from demo.models import DemoModel
 from utils.images import labelled_columns
@@ -48,7 +48,7 @@ class DrawTab:
             api_name=False,
             **MODELS_BUSY,
         )
-        self.stop.click(None, cancels=[running])
+        self.stop.click(self._say_stopped, self.texts, self.texts, cancels=[running], api_name=False)
         self.new_seed.click(random_seed, None, self.seed, api_name=False)
         self.gallery.select(self._show_commands, self.past, [self.commands, self.chosen], api_name=False)
         self.again.click(self._fill_in, [self.past, self.chosen], inputs, api_name=False)
@@ -122,6 +122,7 @@ class DrawTab:
     ) -> Iterator[dict[Any, Any]]:
         drawing = Drawing(tuple(classes), int(per_class), int(seed or 0), given_settings([*self.settings], values))
         done = []
+        yield dict.fromkeys(self.texts, DRAWING)
         for model, picture, text in zip(self.models, self.pictures, self.texts, strict=True):
             left_out = sorted(drawing.settings.keys() - model.known(drawing.settings).keys())
             note = f"; without {', '.join(left_out)}, which its decoding does not have" if left_out else ""
@@ -131,6 +132,10 @@ class DrawTab:
         past = [self._remember(drawing, done), *past][:MAX_PAST]
         thumbnails = [(entry.picture, entry.caption) for entry in past]
         yield {self.past: past, self.gallery: thumbnails, self.commands: past[0].commands, self.chosen: 0}
+
+    def _say_stopped(self, *texts: str) -> dict[gr.Markdown, str]:
+        words = [f"stopped{text.removeprefix(DRAWING)}" if text.startswith(DRAWING) else text for text in texts]
+        return dict(zip(self.texts, words, strict=True))
 
     def _remember(self, drawing: Drawing, pictures: list[Image.Image]) -> Past:
         sheet = labelled_columns(pictures, [model.name for model in self.models]) if len(pictures) > 1 else pictures[0]

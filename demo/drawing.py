@@ -17,6 +17,7 @@ from sampling.decoding import fill_undrawn
 from sampling.pipeline import Pipeline
 from utils.errors import UserError
 
+DRAWING = "drawing"  # before what an unfinished drawing says
 LINE_PARTS = 16  # codes on a line are shown after each 16th of them
 
 
@@ -65,7 +66,7 @@ class Frame:
 
     @property
     def text(self) -> str:
-        state = "" if self.finished else "drawing: "
+        state = "" if self.finished else f"{DRAWING}: "
         return f"{state}{self.drawn:,} codes in {self.seconds:.2f} s, {self.drawn / self.seconds:,.0f} codes/s"
 
 

@@ -29,7 +29,8 @@ class EditTab:
                 self._build_inputs()
             with gr.Column(scale=2):
                 self._build_outputs()
-        shown = [self.encoded, self.keep, self.crop, self.reconstruction, self.codes, self.text, self.completions]
+        shown = [self.encoded, self.keep, self.crop, self.reconstruction, self.codes, self.text]
+        shown += [self.completions, self.completion_text]
         for event in (self.upload.upload, self.upload.clear, self.model.change):
             event(user_errors(self._encode), [self.upload, self.model], shown, api_name=False, **MODELS_BUSY)
         self.keep.input(self._show_codes, [self.encoded, self.model, self.keep], self.codes, api_name=False)
@@ -89,14 +90,14 @@ class EditTab:
     def _encode(self, file: str | None, number: int) -> tuple[Any, ...]:
         """What the tab shows of an image, or nothing if there is none."""
         if file is None:
-            return None, gr.skip(), None, None, None, "nothing encoded yet", None
+            return None, gr.skip(), None, None, None, "nothing encoded yet", None, ""
         model = self.models[number]
         encoded, layout = encode(model, Path(file)), model.pipeline.generator.layout
         rows = num_rows(layout)
         keep = gr.Slider(maximum=rows, value=rows // 2, info=_explain_keep(layout))
         crop, reconstruction = (picture(images, 1) for images in (encoded.image, encoded.reconstruction))
         codes = self._show_codes(encoded, number, rows // 2)
-        return encoded, keep, crop, reconstruction, codes, encoded.describe(layout.codebook_size), None
+        return encoded, keep, crop, reconstruction, codes, encoded.describe(layout.codebook_size), None, ""
 
     def _kept(self, encoded: Encoded, number: int, rows: int) -> Tensor:
         """(1, T), -1 where a code is drawn."""

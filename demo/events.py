@@ -14,7 +14,9 @@ MODELS_BUSY = {"concurrency_limit": 1, "concurrency_id": "models"}
 
 
 def class_choices(model: DemoModel) -> list[tuple[str, int]]:
-    return [(f"{name} ({number})", number) for number, name in enumerate(model.class_names)]
+    """Names with numbers, which tell apart classes of one name; "class 7" has its number already."""
+    names = enumerate(model.class_names)
+    return [(name if name == f"class {number}" else f"{name} ({number})", number) for number, name in names]
 
 
 def user_errors(handler: Callable) -> Callable:

@@ -8,7 +8,7 @@ from typing import Any
 from dataset.class_names import class_names
 from sampling.pipeline import Pipeline
 from utils.errors import UserError
-from utils.pretrained import local_folder
+from utils.pretrained import weights_folder
 
 PIXELATED = 128  # pixels
 
@@ -68,8 +68,7 @@ def load_models(
     models = []
     for source in sources:
         pipeline = Pipeline.from_pretrained(source, config=config, tokenizer=tokenizer, **options)
-        folder = Path(source).parent if Path(source).is_file() else local_folder(source)
-        names = class_names(folder, pipeline.generator.num_classes)
+        names = class_names(weights_folder(source), pipeline.generator.num_classes)
         models.append(DemoModel(source, pipeline, names, arguments))
     if len({len(model.class_names) for model in models}) > 1:
         listed = ", ".join(f"{model.source} has {len(model.class_names)}" for model in models)

@@ -14,7 +14,7 @@ from dataset.image_dataset import CenterCrops
 from dataset.images import list_images, to_float
 from modeling.build import load_pretrained_tokenizer
 from modeling.interfaces import Tokenizer
-from utils.arguments import at_least, file_path
+from utils.arguments import HelpFormatter, at_least, file_path
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 
@@ -41,9 +41,7 @@ def code_influence(tokenizer: Tokenizer, codes: Tensor) -> dict[str, float]:
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--data_path", type=file_path, required=True, help="data set: docs/data.md")
     parser.add_argument("--split", default="val", help="part of --data_path")
     parser.add_argument("--tokenizer", type=file_path, nargs="+", required=True, help="output folders of trainings")

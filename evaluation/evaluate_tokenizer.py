@@ -27,7 +27,7 @@ from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import Tokenizer
-from utils.arguments import at_least, file_path
+from utils.arguments import HelpFormatter, at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
@@ -130,9 +130,7 @@ class TokenizerEvaluation:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--data_path", type=file_path, required=True, help="data set: docs/data.md")
     parser.add_argument("--split", default="val", help="part of --data_path")
     parser.add_argument(

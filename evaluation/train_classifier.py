@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset.image_dataset import CenterCrops
 from dataset.images import ImageList, list_images, to_float
 from modeling.frozen.small_classifier import Classifier, read_classifier, save_classifier
-from utils.arguments import at_least, file_path, number
+from utils.arguments import HelpFormatter, at_least, file_path, number
 from utils.errors import entry_point
 from utils.output_file import output_file
 from utils.process import init_process
@@ -61,9 +61,7 @@ def train(
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--data_path", type=file_path, required=True, help="folder with train/ and val/")
     parser.add_argument("--img_size", type=at_least(1), default=32, help="side of the images in pixels")
     parser.add_argument("--output", type=file_path, required=True, help="safetensors file to write")

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from modeling.configs import read_models_config, read_tokenizer_config
+from training.checkpoint_files import checkpoint_step
 from training.logging import read_log
 from training.record import RECORD_FILE
 from utils.atomic import read_json
@@ -41,7 +42,7 @@ class Facts:
 
 
 def read_facts(folder: str | Path) -> Facts:
-    """Raises UserError for a folder without a configuration."""
+    """Of a checkpoint: what its training wrote up to it. Raises UserError for a folder without a configuration."""
     folder = Path(folder)
     path = config_file(folder)
     if not path.is_file():
@@ -49,10 +50,14 @@ def read_facts(folder: str | Path) -> Facts:
     given = read_yaml(path)
     is_generator = OmegaConf.select(given, "model.generator") is not None
     models = read_models_config(path) if is_generator else None
-    record, previews, curves = folder / RECORD_FILE, sorted((folder / PREVIEWS).glob("*.png")), folder / "curves.png"
-    metrics = {}
-    for row in read_log(folder):
-        metrics |= {name: (row["step"], value) for name, value in row.items() if name != "step"}
+    training, previews, step = path.parent, sorted((path.parent / PREVIEWS).glob("*.png")), exported_step(folder)
+    if training != folder:
+        step = checkpoint_step(folder)
+        previews = [picture for picture in previews if picture.stem <= folder.name]  # both are step_00001000
+    record, curves, metrics = training / RECORD_FILE, training / "curves.png", {}
+    for row in read_log(training):
+        if step is None or row["step"] <= step:
+            metrics |= {name: (row["step"], value) for name, value in row.items() if name != "step"}
     return Facts(
         folder=folder,
         config_file=path,
@@ -60,7 +65,7 @@ def read_facts(folder: str | Path) -> Facts:
         generator=models.generator if models else None,
         config=yaml.safe_load(path.read_text()),
         record=read_json(record) if record.is_file() else {},
-        step=exported_step(folder),
+        step=step,
         metrics=metrics,
         picture=previews[-1] if previews else None,
         curves=curves if curves.is_file() else None,

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, get_token
 
+from dataset.class_names import CLASSES_FILE
 from hub.card import CURVES, PICTURE, model_card
 from hub.facts import Facts, read_facts
 from modeling.interfaces import Generator, Tokenizer
@@ -39,8 +40,9 @@ def write_repository(source: str | Path, target: str | Path, repo_id: str, licen
     tokenizer = _tokenizer_of(facts)
     if tokenizer is not None:
         copy_weights(tokenizer, target / TOKENIZER_FILE)
-    files = {CONFIG_FILE: facts.config_file, RECORD_FILE: source / RECORD_FILE, CARD: source / CARD}
-    files |= {PICTURE: facts.picture or source / PICTURE, CURVES: source / CURVES}
+    training = facts.config_file.parent
+    files = {name: training / name for name in (RECORD_FILE, CLASSES_FILE, CURVES)}
+    files |= {CONFIG_FILE: facts.config_file, PICTURE: facts.picture or source / PICTURE, CARD: source / CARD}
     for name, file in files.items():
         if file.is_file():
             with atomic_path(target / name) as part:

@@ -86,7 +86,7 @@ class AutoregressiveDecoder:
         """Draw position after position; yields a view of the codes (B, T) in the order drawn.
 
         class_ids: (B,) in [0, num_classes); noise: (B, T) in [0, 1). kept: (B, T) in the tokenizer's order, codes
-        that stay, and -1 where one is drawn; these must be the codes that come last in the order drawn.
+        that stay, and -1 where one is drawn; the codes that stay must be those that come first in the order drawn.
         Raises ValueError for other class ids and kept codes, and for too many rows. Raises RuntimeError if graphs
         are used and another batch in the same buffers is not finished.
         """

@@ -65,15 +65,17 @@ def test_links_and_paths(document):
 
 
 def requirements(name: str) -> list[Requirement]:
+    """The lines of a file; pyproject.toml reads them as well and takes no options such as -r."""
     lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
-    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    return [Requirement(line) for line in lines if line]
 
 
 def test_versions_that_were_tested():
     """The lock file pins what the requirements ask for, within their limits, and nothing of one machine's GPU."""
     pinned = {pin.name.lower().replace("_", "-"): pin.specifier for pin in requirements("requirements-lock.txt")}
-    files = ("requirements.txt", "requirements-demo.txt", "requirements-dev.txt")
-    for wanted in [requirement for name in files for requirement in requirements(name)]:
+    files = re.findall(r"requirements[\w-]*\.txt", (ROOT / "pyproject.toml").read_text())
+    assert set(files) == {"requirements.txt", "requirements-demo.txt", "requirements-dev.txt"}
+    for wanted in (line for file in files for line in requirements(file)):
         (version,) = pinned[wanted.name.lower().replace("_", "-")]
         assert version.operator == "=="
         assert wanted.specifier.contains(version.version), wanted

@@ -15,7 +15,7 @@ ALLOWED = {
     "evaluation": {"sampling", "dataset", "modeling", "utils"},
     "demo": {"sampling", "dataset", "modeling", "utils"},
     "train_tokenizer": {"training", "evaluation", "dataset", "modeling", "utils"},
-    "hub": {"training", "sampling", "modeling", "utils"},
+    "hub": {"training", "sampling", "dataset", "modeling", "utils"},
     "train_generator": {"training", "evaluation", "sampling", "dataset", "modeling", "utils"},
 }
 FAMILIES = ("alitok", "maskgit", "maskgit_vq", "rar", "titok")

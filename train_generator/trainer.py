@@ -153,7 +153,7 @@ class GeneratorTrainer:
                 validate=self.validate,
                 export=self.export,
                 curves=CURVES,
-                on_start=self._catch_up,
+                on_start=self._start,
                 after_step=self._draw_if_due,
                 finish_log=self._finish_log,
             )
@@ -318,7 +318,9 @@ class GeneratorTrainer:
         if self.sample_fid.due(step, self.total_steps):
             self.sample_fid.evaluate(model, step, logger)
 
-    def _catch_up(self, logger: Logger) -> None:
+    def _start(self, logger: Logger) -> None:
+        if self.accelerator.is_main_process:
+            keep_class_names(self.output_dir, self.data.classes)  # now: checkpoints are drawn with, too
         self.sample_fid.catch_up(self.state.inference_model, self.state.step, self.total_steps, logger)
 
     def _load_tokenizer(self) -> Tokenizer:
@@ -329,11 +331,10 @@ class GeneratorTrainer:
         return load_tokenizer(self.config.model.vq_model, experiment.tokenizer_checkpoint, self.accelerator.device)
 
     def export(self) -> None:
-        """Write the weights, beside them the tokenizer and the names of the classes: all that sampling needs."""
+        """Write the weights, and the tokenizer beside them: all that sampling needs."""
         main = self.accelerator.is_main_process
         state = full_state(self.state.inference_model, keep=main) if main or self.sharded else {}
         if main:
             # The weights last: they mark the training as done.
             keep_tokenizer(self.config.experiment.tokenizer_checkpoint, self.output_dir)
-            keep_class_names(self.output_dir, self.data.classes)
             self.checkpointer.export(state)

@@ -22,6 +22,8 @@ from utils.errors import warn
 from utils.progress import tqdm
 from utils.weights import exported_step
 
+BAR = "{desc}{n_fmt}/{total_fmt}|{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"  # long trainings fit 80 columns
+
 
 @dataclass
 class BatchSettings:
@@ -36,6 +38,12 @@ class EvalSettings:
     """Part of `experiment`."""
 
     eval_every: int = option(5000, "steps between validations", min=1)
+
+
+def shown(means: dict[str, float]) -> dict[str, str]:
+    """What the progress bar has room for."""
+    formats = {"loss": ("loss", ".3g"), "accuracy": ("acc", ".1%")}
+    return {short: format(means[name], how) for name, (short, how) in formats.items() if name in means}
 
 
 def images_per_step(settings: BatchSettings, num_processes: int) -> int:
@@ -100,6 +108,7 @@ def train(
         initial=state.step,
         desc=experiment.name,
         unit="step",
+        bar_format=BAR,
         disable=not accelerator.is_main_process,
     )
     with guard.stop as stop, bar:
@@ -132,7 +141,7 @@ def train(
                 means = finish_log(means)
                 means["eta_hours"] = (total_steps - state.step) * per_step / means["images_per_second"] / 3600
                 logger.log(state.step, means)
-                bar.set_postfix({name: f"{means[name]:.4f}" for name in ("loss", "accuracy") if name in means})
+                bar.set_postfix(shown(means))
 
             # Save before validation: if validation fails, no steps are lost.
             stopping, milestone = stop.requested(), is_milestone(state.step)

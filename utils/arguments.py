@@ -8,6 +8,13 @@ from typing import Any
 from utils.limits import broken_limit
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults to the texts of --help, except None, which a text has to explain."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def number(kind: type, **limits: Any) -> Callable[[str], Any]:
     """A type for argparse: int or float within `limits` (min, above, max, below), never NaN or infinite."""
 

@@ -47,6 +47,11 @@ def pretrained_weights(source: str | Path) -> Path:
     return Path(source) if _is_file_name(source, WEIGHT_SUFFIXES) else weights_file(local_folder(source))
 
 
+def weights_folder(source: str | Path) -> Path:
+    """The folder that holds the weights of `source`, see `pretrained_weights`. Raises UserError."""
+    return Path(source).parent if _is_file_name(source, WEIGHT_SUFFIXES) else local_folder(source)
+
+
 def find_pretrained_weights(source: str | Path) -> Path | None:
     """As `pretrained_weights`, but None if there is no such file, folder or hub repository.
 

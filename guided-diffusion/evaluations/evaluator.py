@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from evaluation.evaluate_samples import SampleEvaluation, report_lines  # noqa: E402
 from evaluation.extractors import load_extractor  # noqa: E402
 from evaluation.metrics import ADM_METRICS, METRICS  # noqa: E402
-from utils.arguments import at_least, file_path  # noqa: E402
+from utils.arguments import HelpFormatter, at_least, file_path  # noqa: E402
 from utils.atomic import write_json  # noqa: E402
 from utils.errors import UserError, entry_point  # noqa: E402
 from utils.output_file import output_file  # noqa: E402
@@ -24,9 +24,7 @@ NUMBERS = b'{\n  "features"'  # how a file of --json begins
 
 @entry_point
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument(
         "reference",
         metavar="REF.npz",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset.class_names import CLASSES_FILE, class_names, keep_class_names
+from dataset.class_names import CLASSES_FILE, class_id, class_names, keep_class_names
 from utils.errors import UserError
 
 
@@ -31,3 +31,24 @@ def test_a_damaged_file(text, tmp_path):
     (tmp_path / CLASSES_FILE).write_text(text)
     with pytest.raises(UserError, match=r"classes\.json .*: remove it"):
         class_names(tmp_path, 2)
+
+
+def test_classes_by_name_and_number(tmp_path):
+    keep_class_names(tmp_path, ("00-T-shirt", "01-bag", "02-bag", "7"))
+    assert [class_id(text, tmp_path, 4) for text in ("t-shirt", " 01-bag ", "3", "class 7")] == [0, 1, 3, 3]
+    assert class_id("Siberian Husky", tmp_path / "imagenet", 1000) == 250
+
+
+@pytest.mark.parametrize(
+    ("text", "num_classes", "message"),
+    [
+        ("golden retreiver", 1000, "did you mean 'golden retriever'"),
+        ("crane", 1000, "names the classes 134, 517"),
+        ("1000", 1000, "out of range"),
+        ("-1", 1000, "out of range"),
+        ("tench", 10, "no class of .* is named 'tench'"),
+    ],
+)
+def test_unknown_classes(text, num_classes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        class_id(text, tmp_path, num_classes)

@@ -45,6 +45,16 @@ def test_no_picture_is_in_both_splits(tmp_path, monkeypatch):
     assert len(list_images(output, "val")) == 4
 
 
+def test_a_damaged_picture_is_named(tmp_path, monkeypatch, capfd):
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(5):
+        (source / f"{i}.png").write_bytes(png((20 * i, 0, 0)) if i else b"no picture")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "folder", "--source", source, "--output", tmp_path / "squares")
+    assert f"error: {source / '0.png'} cannot be read (" in capfd.readouterr().err
+
+
 def test_an_interrupted_split_is_written_again(tmp_path, monkeypatch):
     """The finished split stays as it is."""
     source = tmp_path / "source"

@@ -1,8 +1,10 @@
 """Fields for the settings of sampling."""
 
+import gradio as gr
 import pytest
 
 from demo.controls import CONTROLS, given_settings, setting_fields
+from demo.draw_tab import DrawTab
 from sample import SETTINGS
 from utils.errors import UserError
 
@@ -28,3 +30,10 @@ def test_filled_fields_become_settings():
     assert given == {"soft_guidance": True, "temperature": 0.5, "top_k": 8, "guidance_schedule": "linear"}
     with pytest.raises(UserError, match=r"Top-k: '1\.5' is no whole number"):
         given_settings(["top_k"], ["1.5"])
+
+
+def test_what_a_stopped_drawing_says(models):
+    with gr.Blocks():
+        tab = DrawTab(models)
+    said = tab._say_stopped("drawing: 8 codes in 1.00 s, 8 codes/s", "nothing drawn yet")
+    assert [*said.values()] == ["stopped: 8 codes in 1.00 s, 8 codes/s", "nothing drawn yet"]

@@ -7,13 +7,16 @@ import pytest
 import torch
 import yaml
 
+from dataset.class_names import class_names
 from hub.push import push_models, push_to_hub, write_repository
 from modeling.build import load_pretrained_generator, load_pretrained_tokenizer
 from sampling.pipeline import Pipeline
 from tests.support import toy
 from tests.support.hub_server import READER
 from tests.support.trainings import generator_trainer
+from training.checkpoint_files import checkpoint_step, list_checkpoints
 from utils.errors import UserError
+from utils.pretrained import local_folder
 from utils.weights import export_weights, read_state_dict
 
 
@@ -36,8 +39,9 @@ def test_a_training_comes_back_from_the_hub(server, trained):
     files = server.files["me/pictures"]
     assert {*files} == {
         *("README.md", "config.yaml", "model.safetensors", "tokenizer.safetensors"),
-        *("training.json", "samples.png", "curves.png"),
+        *("classes.json", "training.json", "samples.png", "curves.png"),
     }
+    assert class_names(local_folder("me/pictures"), 4) == ["a", "b", "c", "d"]
     local, loaded = Pipeline.from_pretrained(trained), Pipeline.from_pretrained("me/pictures")
     assert torch.equal(local.generate([0, 1, 2]), loaded.generate([0, 1, 2]))
     generator, tokenizer = load_pretrained_generator("me/pictures"), load_pretrained_tokenizer("me/pictures")
@@ -62,6 +66,16 @@ def test_the_card_tells_the_facts_of_the_training(trained, tmp_path):
     assert 'Pipeline.from_pretrained("me/pictures")' in card
     assert "0 a, 1 b, 2 c, 3 d" in card
     assert "![samples](samples.png)" in card
+
+
+def test_a_checkpoint_has_the_facts_of_its_training(trained, tmp_path):
+    checkpoint = list_checkpoints(trained)[0]
+    write_repository(checkpoint, tmp_path / "repository", "me/pictures")
+    names = {path.name for path in (tmp_path / "repository").iterdir()}
+    assert {"classes.json", "training.json", "curves.png", "tokenizer.safetensors"} <= names
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert f"| steps | {checkpoint_step(checkpoint)} |" in card
+    assert "0 a, 1 b, 2 c, 3 d" in card
 
 
 def test_models_in_memory(server):
@@ -144,7 +158,9 @@ def test_the_command_writes_a_folder(trained, tmp_path, program, refusal):
     target = tmp_path / "repository"
     code, out, _ = program("hub/push.py", trained, "me/pictures", "--output", target)
     assert code == 0
-    assert "README.md, config.yaml, curves.png, model.safetensors, samples.png, tokenizer.safetensors" in out
+    assert (
+        "README.md, classes.json, config.yaml, curves.png, model.safetensors, samples.png, tokenizer.safetensors" in out
+    )
     assert len(Pipeline.from_pretrained(target).generate([0])) == 1
     assert "holds files: name a new folder" in refusal("hub/push.py", trained, "me/pictures", "--output", target)
     (tmp_path / "bare").mkdir()

@@ -88,6 +88,12 @@ def test_counts_below_the_minimum(refusal):
     assert message.endswith("error: argument --max_images: is 0; it must be at least 1")
 
 
+def test_help_without_none(program):
+    _, out, _ = program("evaluation/evaluate_tokenizer.py", "--help")
+    assert "(default: val)" in out
+    assert "None" not in out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_ar.py", "train_tokenizer/train_tokenizer.py", "sample_imagenet.py"])
 def test_help_lists_the_keys(script):

@@ -21,7 +21,7 @@ def test_sample_as_a_command(pretrained, tmp_path):
     assert Image.open(completed).size == Image.open(output).size
     missing = run(*grid, "--classes", "0", "--complete", tmp_path / "none.png", "--keep", 4, check=False)
     assert missing.returncode == 2
-    assert f"--complete {tmp_path / 'none.png'}" in missing.stderr
+    assert f"image not found: {tmp_path / 'none.png'}" in missing.stderr
     wrong = run(*grid, "--classes", "tench", check=False)
     assert wrong.returncode == 2
-    assert "only ImageNet's 1000 classes have names" in wrong.stderr
+    assert f"no class of {pretrained / 'hub'} is named 'tench'" in wrong.stderr

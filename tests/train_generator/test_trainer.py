@@ -36,7 +36,13 @@ def test_generator_learns_and_exports_its_average(tmp_path):
     exported = read_state_dict(trainer.output_dir / "pytorch_model.bin")
     assert all(torch.equal(v, exported[k]) for k, v in trainer.ema.module.state_dict().items())
     assert (trainer.output_dir / "curves.png").is_file()
-    assert class_names(trainer.output_dir, toy.NUM_CLASSES) == ["a", "b", "c", "d"]
+
+
+def test_an_unfinished_training_has_the_names_of_its_classes(tmp_path):
+    trainer = generator_trainer(tmp_path, "run")
+    trainer.export = lambda: None
+    trainer.run()
+    assert class_names(list_checkpoints(trainer.output_dir)[-1], toy.NUM_CLASSES) == ["a", "b", "c", "d"]
 
 
 def validation_losses(trainer: GeneratorTrainer) -> list[float]:

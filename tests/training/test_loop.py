@@ -14,8 +14,18 @@ from train_generator.trainer import GeneratorTrainer
 from training import checkpoint, preemption
 from training.checkpoint_files import list_checkpoints, load_checkpoint_weights
 from training.logging import last_logged
+from training.loop import BAR, shown
 from utils.errors import UserError
+from utils.progress import tqdm
 from utils.weights import exported_step, read_state_dict
+
+
+def test_the_bar_of_a_long_training_fits_a_terminal():
+    facts = {"total": 250_000, "rate": 1.16, "unit": "step", "ncols": 79, "bar_format": BAR}
+    postfix = ", ".join(f"{name}={text}" for name, text in shown({"loss": 4.0357, "accuracy": 0.1024}).items())
+    line = tqdm.format_meter(n=125_000, elapsed=108_000, prefix="alitok_b: ", postfix=postfix, **facts)
+    assert line.startswith("alitok_b: 125000/250000|")
+    assert line.endswith("| 30:00:00<29:55:58,  1.16step/s, loss=4.04, acc=10.2%")
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class Tokenizer(Protocol):
 
 class LossTerm(NamedTuple):
     value: Tensor  # scalar, before its weight
-    weight: float
+    weight: float | Tensor
 
 
 class PerceptualPicture(NamedTuple):

@@ -52,6 +52,18 @@ class PhaseSchedule:
             step -= phase.steps
         return self.phases[-1], self.phases[-1].steps
 
+    def number(self, step: int) -> int:
+        """Of the phase of the update after `step` steps, from 1."""
+        return self.phases.index(self.at(step)[0]) + 1
+
+    def describe(self, step: int) -> str:
+        phase, done = self.at(step)
+        return (
+            f"phase {self.number(step)} of {len(self.phases)}, '{phase.name}', step {done} of {phase.steps}: perceptual"
+            f" {phase.perceptual_weight:g}, LPIPS {phase.lpips_weight:g}, GAN {'on' if phase.gan else 'off'},"
+            f" clustering {'on' if phase.clustering else 'off'}"
+        )
+
     def learning_rate(self, step: int) -> float:
         """For the update after `step` steps. With phases: the rate of the phase times the stage's warm-up, which
         does not repeat in later phases."""

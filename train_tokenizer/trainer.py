@@ -15,10 +15,12 @@ from dataset.loader import describe_batches, micro_batch_loader
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
 from modeling.layers.attention import describe_kernels
+from modeling.layers.quantizer_start import explained_variance, variance_sums
 from modeling.start import start_tokenizer
 from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
+from train_tokenizer.mean_colour import MeanColourWatch
 from train_tokenizer.phases import Phase, PhaseSchedule
 from train_tokenizer.validation import Validation
 from training.average import make_average
@@ -38,6 +40,7 @@ CURVES = (
     ("loss", "reconstruction"),
     ("perceptual", "lpips", "prefix_perceptual", "prefix_lpips"),
     ("prefix", "quantizer"),
+    ("explained", "quantization"),
     ("adversarial", "discriminator"),
     ("val_psnr",),
     ("val_ssim",),
@@ -114,6 +117,7 @@ class TokenizerTrainer:
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
+        self.mean_colour = MeanColourWatch(self.total_steps)
         self.guard = StepGuard(self.accelerator, training, stop)
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 
@@ -237,7 +241,10 @@ class TokenizerTrainer:
             output = self.model(images)
         with self._autocast_losses():
             discriminator = None if self.adversary is None else self.adversary.discriminator
-            return self.loss(images, output, phase, discriminator), output.reconstruction
+            values = self.loss(images, output, phase, discriminator)
+        if output.reconstruction is not None:
+            values["explained"] = explained_variance(variance_sums(images, output.reconstruction)).float()
+        return values, output.reconstruction
 
     @torch.no_grad()
     def _reconstruct(self, images: Tensor) -> Tensor:
@@ -251,6 +258,9 @@ class TokenizerTrainer:
         return nullcontext() if self.config.losses.full_precision else self.accelerator.autocast()
 
     def _finish_log(self, means: dict[str, float]) -> dict[str, float]:
+        warning = self.mean_colour.warning(self.state.step, means.get("explained"))
+        if warning and self.accelerator.is_main_process:
+            tqdm.write(warning, file=sys.stderr)
         return means | {"undecodable_files": self.bad_files.sync_across_ranks()}
 
     # -- validation and export ----------------------------------------------------------------------
@@ -261,16 +271,9 @@ class TokenizerTrainer:
 
     def _announce_phase(self, logger: Logger) -> None:
         """Log the phase of the next step."""
-        phase, done = self.schedule.at(self.state.step)
-        number = self.schedule.phases.index(phase) + 1
         if self.accelerator.is_main_process:
-            tqdm.write(
-                f"step {self.state.step}: phase {number} of {len(self.schedule.phases)}, '{phase.name}', step {done} of"
-                f" {phase.steps}: perceptual {phase.perceptual_weight:g}, LPIPS {phase.lpips_weight:g},"
-                f" GAN {'on' if phase.gan else 'off'}, clustering {'on' if phase.clustering else 'off'}",
-                file=sys.stderr,
-            )
-        logger.log(self.state.step, {"phase": number})
+            tqdm.write(f"step {self.state.step}: {self.schedule.describe(self.state.step)}", file=sys.stderr)
+        logger.log(self.state.step, {"phase": self.schedule.number(self.state.step)})
 
     def validate(self, logger: Logger) -> dict[str, float]:
         self._check_replicated_state()

@@ -30,6 +30,12 @@ class AliTokConfig:
     image_size: int = option(256, "side of the images in pixels", min=1)
     patch_size: int = option(16, "side of the patches in pixels; grid = image_size / patch_size", min=1)
     init_std: float = option(0.02, "spread of the initial weights; small models start faster with more", above=0)
+    quantizer_start_steps: int = option(
+        0,
+        "training: quantization and its loss grow with what the decoder draws, and are full after this many steps at"
+        " the latest; 0: full from the first step, as published",
+        min=0,
+    )
     quantizer_weight: float = option(1.0, "training: weight of the quantizer's loss", min=0)
     prefix_weight: float = option(
         10.0, "training: weight of the prefix image's error, times prefix codes / image codes", min=0

@@ -12,6 +12,7 @@ from modeling.alitok.encoder import Encoder
 from modeling.alitok.settings import AliTokConfig
 from modeling.interfaces import TOKENIZERS, LossTerm, PerceptualPicture, TokenizerOutput
 from modeling.layers.quantizer import VectorQuantizer
+from modeling.layers.quantizer_start import QuantizerStart
 from modeling.layers.transformer import init_weights, learned_tokens
 from utils.weights import load_strict
 
@@ -21,8 +22,8 @@ class AliTok(nn.Module):
     """The image tokenizer of "AliTok: Towards Sequence Modeling Alignment between Tokenizer and
     Autoregressive Model": each code depends only on the codes to its left."""
 
-    # The usage statistics of codebook clustering; the published AliTok.pth lacks them.
-    optional_keys = ("quantize.embed_prob",)
+    # The usage statistics of codebook clustering, which the published AliTok.pth lacks, and how training began.
+    optional_keys = ("quantize.embed_prob", "quantizer_start.strength", "quantizer_start.average")
     variants = {
         "decoder.ffn_aux.": "a stage-1 AliTok with a prefix head (decoder.prefix_head=true)",
         "decoder.": "an AliTok without a prefix head (decoder.prefix_head=false), as stage 2 makes it",
@@ -41,13 +42,22 @@ class AliTok(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quantize = VectorQuantizer(config.codebook_size, config.token_size)
+        self.quantizer_start = QuantizerStart(config.quantizer_start_steps) if config.quantizer_start_steps else None
         self.apply(partial(init_weights, std=config.init_std))
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """images: (B, 3, H, W) in [0, 1]. The reconstruction is in [0, 1]."""
         z = self.encoder(images, self.latent_tokens)
         quantized, quantizer_loss, _ = self.quantize(z)
+        learns = quantizer_loss.requires_grad  # false where encoder and codebook are frozen
+        quantizer_weight = self.config.quantizer_weight
+        start = self.quantizer_start if self.training and learns else None
+        if start is not None:
+            quantizer_weight = quantizer_weight * start.strength
+            quantized = torch.lerp(z.type_as(quantized), quantized, start.strength)
         reconstruction, prefix_image = self.decoder(quantized)
+        if start is not None:
+            start.collect(images, reconstruction)
         losses = {"reconstruction": LossTerm(F.mse_loss(reconstruction, images), 1.0)}
         pictures: dict[str, PerceptualPicture] = {}
         if prefix_image is not None:
@@ -57,8 +67,8 @@ class AliTok(nn.Module):
             if self.config.prefix_perceptual_weight:
                 picture = self.with_prefix_row(reconstruction, prefix_image)
                 pictures["prefix"] = PerceptualPicture(picture, self.config.prefix_perceptual_weight)
-        if quantizer_loss.requires_grad:  # false where encoder and codebook are frozen
-            losses["quantizer"] = LossTerm(quantizer_loss, self.config.quantizer_weight)
+        if learns:
+            losses["quantizer"] = LossTerm(quantizer_loss, quantizer_weight)
         return TokenizerOutput(losses, reconstruction, pictures)
 
     @torch.no_grad()
@@ -110,12 +120,18 @@ class AliTok(nn.Module):
         learns = self.quantize.embedding.weight.requires_grad
         self.quantize.clustering = phase.clustering and learns
         self.quantize.discard_collected()
+        if self.quantizer_start is not None:
+            self.quantizer_start.discard_collected()
 
     def before_update(self) -> None:
         self.quantize.update_codebook()
+        if self.quantizer_start is not None:
+            self.quantizer_start.update()
 
     def log_values(self) -> dict[str, Tensor]:
-        return {"codebook_usage": self.quantize.recent_usage()} if self.quantize.clustering else {}
+        usage = {"codebook_usage": self.quantize.recent_usage()} if self.quantize.clustering else {}
+        start = self.quantizer_start
+        return usage if start is None else {**usage, "quantization": start.strength}
 
     def replicated_state(self) -> Tensor:
         return self.quantize.embedding.weight

@@ -21,7 +21,8 @@ from utils.weights import read_state_dict
 @pytest.mark.parametrize("stop_at", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_tokenizer_training_resumes_bit_for_bit(tmp_path, images, stop_at):
     def build(name: str, *overrides: str) -> TokenizerTrainer:
-        return tokenizer_trainer(tmp_path, name, 1, "training.use_ema=true", *overrides)
+        start = "model.vq_model.quantizer_start_steps=8"
+        return tokenizer_trainer(tmp_path, name, 1, "training.use_ema=true", start, *overrides)
 
     whole = build("whole")
     whole.run()
@@ -113,9 +114,14 @@ def test_compiled_training_is_eager_training(tmp_path, images):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_collapsed_codebook_is_warned_about(tmp_path, images, capfd):
-    tokenizer_trainer(tmp_path, "run", 1, "validation.min_codebook_usage=1.1", ONE_SHORT_PHASE).run()
-    assert "it may have collapsed" in capfd.readouterr().err
+def test_collapses_are_warned_about(tmp_path, images, capfd):
+    """Of the codebook, and of a training that draws one colour."""
+    trainer = tokenizer_trainer(tmp_path, "run", 1, "validation.min_codebook_usage=1.1", ONE_SHORT_PHASE)
+    trainer.run()
+    errors = capfd.readouterr().err
+    assert "it may have collapsed" in errors
+    assert errors.count("every image is drawn as about the mean colour of all") == 1
+    assert any("explained" in row for row in read_log(trainer.output_dir))
 
 
 @pytest.mark.slow
@@ -137,6 +143,7 @@ def test_two_processes_and_accumulation_follow_one_process(tmp_path):
             f"experiment.output_dir={tmp_path / 'unused'}",
             "model.vq_model.codebook_size=8",
             "model.vq_model.init_std=0.2",
+            "model.vq_model.quantizer_start_steps=12",
             *overrides,
             processes=processes,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.all import Benchmarks, start_process
+from benchmarks.all import Benchmarks, main, start_process
 from benchmarks.goals import GOALS, NOT_MEASURED
 from benchmarks.machine import describe_machine
 from benchmarks.parts import PARTS, Part
@@ -157,3 +157,11 @@ def test_rows_are_written_as_they_come(tmp_path):
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["rows"] == [{"n": None}, {"n": 2}]
     assert content["arguments"] == {"batch": 3}
+
+
+def test_sizes_for_a_gpu_are_not_tried_without_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all.py", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "there is no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

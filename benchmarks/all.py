@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, describe_machine
+from benchmarks.machine import ROOT, describe_machine, this_device
 from benchmarks.parts import PARTS, Part
 from benchmarks.tables import tables
 from utils.atomic import read_json, write_json
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--toy", action="store_true", help="toy sizes: a rehearsal on a CPU")
     args = parser.parse_args()
+    if this_device().type == "cpu" and not args.toy:
+        raise UserError("there is no GPU here, and these sizes are for one: --toy rehearses them on a CPU")
     parts = [part for part in PARTS if part.name in args.parts]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as SIGINT does
     with exclusive_lock(args.output):

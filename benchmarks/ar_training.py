@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from benchmarks.data_sheet import dense_bf16_peak
-from benchmarks.machine import announce, device_name, free_memory, peak_memory_gib, reset_peak_memory
+from benchmarks.machine import announce, free_memory, peak_memory_gib, reset_peak_memory
 from benchmarks.reference_generator import PlainGenerator, PlainStep
 from benchmarks.report import Report, add_json_option
 from benchmarks.training_memory import count_memory
@@ -131,7 +130,8 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
     config, report = load(args, scratch, args.batch_size), Report(args)
     trainer = GeneratorTrainer(config)
     accelerator, device = trainer.accelerator, trainer.accelerator.device
-    flops, peak, num_codes = trainer.flops_per_image, trainer.peak, trainer.generator.layout.num_codes
+    flops, peak, sheet = trainer.flops_per_image, trainer.peak, trainer.data_sheet
+    num_codes = trainer.generator.layout.num_codes
     print(f"measured matrix-multiply peak: {peak / 1e12:.3f} TFLOP/s")
     waits: list[float] = []
     batch_sizes = {"this": args.batch_size}  # and the plain loop's, once this loop has taken its memory
@@ -168,7 +168,6 @@ def measure(args: argparse.Namespace, scratch: Path) -> None:
                 ready.clear()
                 release(accelerator)
     rates = {name: 1 / float(np.median(times)) for name, times in seconds.items()}
-    sheet = dense_bf16_peak(device_name()) if args.precision == "bf16" else None
     for name, rate in rates.items():
         note = f", {np.mean(waited):.2%} of the time waiting for data" if name == "this" else ""
         note += f", {rate * flops / sheet:.1%} of the data sheet's" if sheet else ""

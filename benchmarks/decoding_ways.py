@@ -9,6 +9,7 @@ from benchmarks import reference_rar_sampler, reference_sampler
 from benchmarks.machine import timed
 from benchmarks.reference_masked_sampler import plain_masked_sample
 from benchmarks.reference_sampler import plain_sample
+from modeling.layers.kv_cache import DTYPES
 from sampling.masked import MaskedSettings
 from sampling.noise import image_noise
 from sampling.pipeline import Pipeline
@@ -31,13 +32,16 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * COPIED_BYTES / min(timed(lambda: target.copy_(source), device)[0] for _ in range(REPEATS))
 
 
-def step_bytes(generator, rows: int, positions: int, bytes_per_number: int) -> float:
+def step_bytes(
+    generator, rows: int, positions: int, bytes_per_number: int, cache_precision: str | None = None
+) -> float:
     """Bytes that each of the first `positions` positions reads on average: all matrices, and the cache so far."""
     matrices = [(n, p) for n, p in generator.named_parameters() if p.ndim == 2 and n != "embeddings.weight"]
     weights = sum(rows * p.shape[0] if READ_ONCE in name else p.numel() for name, p in matrices)
     config = generator.config
-    cache = 2 * rows * config.num_hidden_layers * config.hidden_size * positions / 2
-    return (weights + cache) * bytes_per_number
+    cached = sum(bytes_per_number if dtype is None else dtype.itemsize for dtype in DTYPES[cache_precision])
+    cache = cached * rows * config.num_hidden_layers * config.hidden_size * positions / 2
+    return weights * bytes_per_number + cache
 
 
 class AutoregressiveWay:
@@ -80,7 +84,8 @@ class AutoregressiveWay:
     def floor(self, rows: int, precision: str) -> float:
         """Seconds a position needs to read weights and cache; rows: images."""
         rows *= 2 if self.settings.scales(self.stages) else 1
-        return step_bytes(self.generator, rows, self.positions, 2 if precision == "bf16" else 4) / self.bandwidth
+        sizes = (2 if precision == "bf16" else 4, self.settings.cache_precision)
+        return step_bytes(self.generator, rows, self.positions, *sizes) / self.bandwidth
 
 
 class MaskedWay:

@@ -39,7 +39,7 @@ class Generated:
 
 
 @contextmanager
-def _pretended_h100() -> Iterator[None]:
+def pretended_h100() -> Iterator[None]:
     """Inductor asks for the GPU's properties, and Triton's driver for its kind."""
     import torch._dynamo.device_interface as interface
     import torch._inductor.scheduler as scheduler
@@ -70,7 +70,7 @@ def count_generated(function: Callable, *inputs: Tensor) -> Generated:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     mode = torch._guards.detect_fake_mode(inputs)
-    with _pretended_h100(), V.set_fake_mode(mode), V.set_debug_handler(DebugContext()):
+    with pretended_h100(), V.set_fake_mode(mode), V.set_debug_handler(DebugContext()):
         traced = make_fx(lambda *args: function(*args), decomposition_table=select_decomp_table())(*inputs)
         _recursive_joint_graph_passes(traced)
         view_to_reshape(traced)

@@ -14,6 +14,7 @@ import torch
 
 from training.peak_flops import synchronize
 from utils.cpu import tune_for_cpu
+from utils.device import use_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = Path("/sys/module/nvidia/version")
@@ -30,8 +31,8 @@ def use_cpu_time() -> None:
 
 
 def this_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one, else the CPU. Raises UserError for a GPU that torch cannot use."""
+    return torch.device("cpu" if use_cpu() else "cuda")
 
 
 def announce(args: argparse.Namespace) -> torch.device:

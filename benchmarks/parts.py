@@ -56,7 +56,7 @@ def _tokenizer(stage: int, weight: float) -> Part:
 
 
 PARTS = (
-    Part("correctness", "correctness", "correctness -k one_batch_at_a_time", 5),
+    Part("correctness", "correctness", "correctness -k one_batch_at_a_time", 9),
     _sampling("sampling_alitok_b", "alitok_b", "ar", "125,500,1000", 4),
     _sampling("sampling_rar_b", "rar_b", "rar", "125,500", 2),
     _sampling("sampling_titok_l32", "infer/TiTok/titok_l32", "titok_maskgit", "125,500", 1.5),

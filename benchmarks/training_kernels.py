@@ -9,19 +9,15 @@ library kernels and not part of it.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.device_interface import CudaInterface
 from torch._functorch.aot_autograd import aot_function
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor import scheduler
 from torch._inductor.compile_fx import view_to_reshape
 from torch._inductor.debug import DebugContext
 from torch._inductor.decomposition import select_decomp_table
@@ -33,46 +29,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from benchmarks.generated_kernels import pretended_h100
 from benchmarks.training_memory import flash_attention
 from modeling.build import build_generator, code_layout
 from modeling.layers import attention
 from train_generator.config import ARConfig
 from utils.config import load_config
 
-H100 = SimpleNamespace(
-    name="NVIDIA H100",
-    major=9,
-    minor=0,
-    multi_processor_count=132,
-    warp_size=32,
-    regs_per_multiprocessor=65536,
-    max_threads_per_multi_processor=2048,
-    max_threads_per_block=1024,
-    shared_memory_per_block_optin=232448,
-)
-
 
 class Count(NamedTuple):
     kernels: int  # generated
     traffic: int  # bytes that they read and write
-
-
-@contextmanager
-def pretended_compiler() -> Iterator[None]:
-    """Let Inductor generate code for an H100 that is not there."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-
-    target = SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", 10 * H100.major + H100.minor, 32))
-    with ExitStack() as patches:
-        for owner in (torch.cuda, CudaInterface, CudaInterface.Worker):
-            patches.enter_context(patch.object(owner, "get_device_properties", staticmethod(lambda device=None: H100)))
-        capability = staticmethod(lambda device=None: (H100.major, H100.minor))
-        patches.enter_context(patch.object(torch.cuda, "get_device_capability", capability))
-        patches.enter_context(patch.object(torch.cuda, "current_device", staticmethod(lambda: 0)))
-        patches.enter_context(patch.object(scheduler, "has_triton", lambda *_: True))
-        patches.enter_context(patch.object(driver, "_active", target))
-        yield
 
 
 def trace_training(block: Callable, inputs: tuple[Tensor, ...], mode: FakeTensorMode) -> list[GraphModule]:
@@ -141,13 +108,13 @@ def count_block(block: nn.Module, length: int, batch_size: int, *more: Tensor) -
 
         with patch.object(attention, "materialised_attention", flash_attention_of_cpu):
             forward, backward = trace_training(run, (x, *weights, *more), mode)
-    with pretended_compiler():
+    with pretended_h100():
         return count_graph(forward, mode, False), count_graph(backward, mode, True)
 
 
 def flash_attention_of_cpu(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """In place of the materialised scores of training on a CPU."""
-    return flash_attention(q, k, v, dropout, causal)
+    return flash_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
 
 def count_generator_block(config: ARConfig, batch_size: int) -> tuple[Count, Count]:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.layers.layout import for_convolutions
+
 WIDTHS = (128, 128, 256, 512)
 NUM_GROUPS = 32
 SLOPE = 0.1
@@ -70,7 +72,7 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) in [0, 1] -> logits (B, 1, 16, 16)."""
         # Only images: convolutions follow them. The weights keep their layout, which the optimizer's state shares.
-        x = self.block_in(images.contiguous(memory_format=torch.channels_last))
+        x = self.block_in(for_convolutions(images))
         for block in self.blocks:
             x = block(x)
         return self.to_logits(self.pool(x))

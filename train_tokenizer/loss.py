@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, channels_last, device, nn
+from torch import Tensor, device, nn
 
 from modeling.frozen.imagenet_classifiers import load_classifier
 from modeling.frozen.lpips import LPIPS, VGG16
 from modeling.interfaces import LossTerm, PerceptualPicture, TokenizerOutput
+from modeling.layers.layout import convolution_layout
 from modeling.layers.precision import at_least_float32
 from train_tokenizer.losses import LogitLoss, hinge_generator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
@@ -40,9 +41,8 @@ class LossSettings:
 
 
 def _frozen(network: nn.Module, to: device, compile: bool) -> nn.Module:
-    """On its device with its channels last: in that layout convolutions need no transposes on a GPU, and are as fast
-    or faster on a CPU (docs/benchmarks.md)."""
-    network = network.to(to, memory_format=channels_last)
+    """On its device, in the layout of the images that it sees."""
+    network = network.to(to, memory_format=convolution_layout(to.type))
     if compile:
         network.compile()
     return network

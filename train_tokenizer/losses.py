@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.frozen.imagenet_classifiers import ImageClassifier
+from modeling.layers.layout import for_convolutions
 from modeling.layers.precision import at_least_float32
 
 
@@ -23,7 +24,7 @@ class LogitLoss(nn.Module):
     def _logits(self, images: Tensor) -> Tensor:
         images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
         images = (images - self.mean) / self.std
-        return self.classifier(images.contiguous(memory_format=torch.channels_last))
+        return self.classifier(for_convolutions(images))
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         with torch.no_grad():

@@ -21,15 +21,16 @@ MESH = ("copies", "parts")  # HSDP: each copy of the weights is spread over the 
 
 
 def group_size(setting: int | None, world_size: int, environment: Mapping[str, str]) -> int:
-    """Processes that share one copy of the weights. setting: training.fsdp_group; None: those of a machine.
+    """Processes that share one copy of the weights. setting: training.fsdp_group; None: those of a machine, but
+    all if a machine has only one, because one process can share nothing.
 
     Raises UserError if the processes cannot be split into such groups.
     """
     size = setting or int(environment.get("LOCAL_WORLD_SIZE") or world_size)
+    if setting is None and (size == 1 or world_size % size):  # one GPU a machine, or machines of different sizes
+        return world_size
     if world_size % size == 0:
         return size
-    if setting is None:  # machines with different numbers of processes
-        return world_size
     raise UserError(f"training.fsdp_group is {setting}, but {world_size} processes cannot be split into such groups")
 
 

@@ -61,7 +61,9 @@ class Attention(nn.Module):
         They are views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a
         GPU.
         """
-        return self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).unbind(2)
+        # Not permuted as one tensor: backward would copy the gradients of all three once more.
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def norms(self, rope: Tensor) -> HeadNorms:
         """rope: (L, 2, head_width)."""

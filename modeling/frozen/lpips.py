@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from modeling.layers.layout import for_convolutions
 from utils.weights import load_strict, read_state_dict
 
 VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
@@ -34,5 +35,5 @@ class LPIPS(nn.Module):
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Both (B, 3, H, W) in [0, 1]. Returns the distance of each pair, (B,)."""
-        pair = ((x * 2 - 1).contiguous(memory_format=torch.channels_last) for x in (images, reconstruction))
+        pair = (for_convolutions(x * 2 - 1) for x in (images, reconstruction))
         return self.metric(*pair).float().flatten()

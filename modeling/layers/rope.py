@@ -51,7 +51,7 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotate adjacent channel pairs: (a, b) -> (a cos - b sin, b cos + a sin).
 
     x: (B, L, heads, head_width); factors: (L, 2, head_width). Same shape and dtype as x.
-    Each element reads its partner, and no pair is stacked: the compiler makes one kernel of norm and rotation.
+    Each element reads its partner. Without a compiler that takes less time than stacked pairs (docs/benchmarks.md).
     """
     own, partners = factors[:, None].unbind(2)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)

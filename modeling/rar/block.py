@@ -41,7 +41,9 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (B, L, width) -> q, k, v without norms, each (B, heads, L, head_width)."""
-        return self.qkv(x).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).unbind(2)
+        # Not permuted as one tensor: backward would copy the gradients of all three once more.
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def norms(self) -> HeadNorms:
         return HeadNorms(self.q_norm, self.k_norm)

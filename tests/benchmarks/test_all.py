@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.all import Benchmarks, start_process
+from benchmarks.all import Benchmarks, main, start_process
 from benchmarks.goals import GOALS, NOT_MEASURED
 from benchmarks.machine import describe_machine
 from benchmarks.parts import PARTS, Part
@@ -132,17 +132,20 @@ def test_every_part_has_its_place(tmp_path):
 
 
 def test_goals_are_measured_by_the_best_batch_and_the_slowest_phase():
-    rows = {
-        "sampling_alitok_b": [{"minutes": 5.0, "over_floor": 3.0}, {"minutes": 4.0, "over_floor": None}, {}],
-        "tokenizer_stage1": [{"ratio": 3.0}, {"ratio": 2.5}],
+    batches = [{"minutes": 5.0, "over_floor": 3.0}, {"minutes": 4.0, "over_floor": None}, {}]
+    contents = {
+        "sampling_alitok_b": {"status": "out of time", "rows": batches},
+        "tokenizer_stage1": {"status": "done", "rows": [{"ratio": 3.0}, {"ratio": 2.5}]},
     }
-    measured = {goal.what: goal.measured(rows) for goal in GOALS}
+    measured = {goal.what: goal.measured(contents) for goal in GOALS}
     assert measured["50,000 images of AliTok-B with decoding"] == "4.00 min"
     assert measured["codes of AliTok-B, over the memory's floor"] == "3.00 times"
     slowest = "a tokenizer step over eager float32, the slowest phase"
     assert measured[slowest] == NOT_MEASURED  # stage 2 is missing
-    rows["tokenizer_stage2"] = [{"ratio": 2.75}]
-    assert {goal.what: goal.measured(rows) for goal in GOALS}[slowest] == "2.50 times"
+    contents["tokenizer_stage2"] = {"status": "out of time", "rows": [{"ratio": 2.75}]}
+    assert {goal.what: goal.measured(contents) for goal in GOALS}[slowest] == NOT_MEASURED  # nor all its phases
+    contents["tokenizer_stage2"]["status"] = "done"
+    assert {goal.what: goal.measured(contents) for goal in GOALS}[slowest] == "2.50 times"
 
 
 def test_rows_are_written_as_they_come(tmp_path):
@@ -154,3 +157,11 @@ def test_rows_are_written_as_they_come(tmp_path):
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["rows"] == [{"n": None}, {"n": 2}]
     assert content["arguments"] == {"batch": 3}
+
+
+def test_sizes_for_a_gpu_are_not_tried_without_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["all.py", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "there is no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -128,6 +128,7 @@ def test_a_group_is_a_machine():
     assert group_size(None, 8, {"LOCAL_WORLD_SIZE": "8"}) == 8
     assert group_size(None, 12, {"LOCAL_WORLD_SIZE": "8"}) == 12  # machines with 8 and 4
     assert group_size(None, 4, {}) == 4
+    assert group_size(None, 8, {"LOCAL_WORLD_SIZE": "1"}) == 8  # one GPU a machine: no copy of all weights on each
     assert group_size(2, 8, {"LOCAL_WORLD_SIZE": "8"}) == 2
     with pytest.raises(UserError, match=r"training\.fsdp_group is 3, but 8 processes cannot"):
         group_size(3, 8, {})

@@ -54,4 +54,7 @@ def test_peaks_of_data_sheets():
     assert data_sheet_peak("NVIDIA H100 PCIe", half) == 756e12
     assert data_sheet_peak("NVIDIA A100-SXM4-80GB", half) == 312e12
     assert data_sheet_peak("NVIDIA H100 80GB HBM3", torch.float32) is None
+    assert data_sheet_peak("NVIDIA L40", half) == 181e12
+    assert data_sheet_peak("NVIDIA L4", half) == 121e12
+    assert data_sheet_peak("NVIDIA RTX A4000", half) is None  # no A40
     assert data_sheet_peak("", half) is None

@@ -19,7 +19,8 @@ from tests.support.toy.rar import rar_generator
 from tests.support.toy.titok import titok
 from tests.support.trainings import generator_trainer, tokenizer_trainer, train_step
 from train_generator.config import ARConfig
-from train_generator.trainer import GeneratorTrainer, loss_noise, parameter_groups
+from train_generator.loss_noise import loss_noise
+from train_generator.trainer import GeneratorTrainer, parameter_groups
 from train_tokenizer.losses import hinge_generator_loss
 from training.checkpoint_files import list_checkpoints
 from training.fsdp import full_state, optimizer_state

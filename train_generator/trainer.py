@@ -1,31 +1,28 @@
 """Train a generator on the codes of a tokenizer."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.compiler import set_stance
 
 from dataset.class_names import keep_class_names
 from dataset.classes import are_numbers
 from dataset.code_dataset import CodeBatch
 from dataset.images import to_float
 from dataset.loader import describe_batches, micro_batch_loader
-from dataset.position_pictures import PositionValues, position_picture
 from modeling.build import build_generator, code_layout, load_tokenizer
 from modeling.interfaces import Generator, GeneratorLoss, Progress, Tokenizer
 from modeling.layers.attention import describe_kernels
 from modeling.layers.precision import full_float32
 from modeling.start import start_generator
-from sampling.noise import image_noise
 from sampling.pipeline import keep_tokenizer
 from train_generator.config import CACHE_WORKERS, DECODING_WORKERS, ARConfig
 from train_generator.data import GeneratorData
+from train_generator.loss_noise import loss_noise
 from train_generator.previews import Previews
 from train_generator.sample_fid import GUIDED, UNGUIDED, SampleFid
+from train_generator.validation import Validation
 from training.average import make_average
 from training.checkpoint import Checkpointer
 from training.distributed import accumulate, autocast_dtype, build_accelerator, seed_step, without_wait
@@ -51,7 +48,6 @@ CURVES = (
     ("images_per_second",),
     ("mfu_of_measured_peak", "mfu_of_data_sheet", "data_wait"),
 )
-LOSS_STREAM = 2**32  # keeps the loss's random numbers apart from those of sampling, which have the seed as key
 BACKWARD_AND_FORWARD = 3  # operations of both over those of the forward, without recomputed activations
 
 
@@ -64,13 +60,6 @@ class LossModule(nn.Module):
 
     def forward(self, codes: Tensor, class_ids: Tensor, progress: Progress, noise: Tensor) -> GeneratorLoss:
         return self.generator.loss(codes, class_ids, progress, noise)
-
-
-def loss_noise(seed: int, sample_numbers: Tensor, numbers_per_sample: int) -> Tensor:
-    """Uniform numbers for a loss, (b, numbers_per_sample) float64, a function of seed and sample number."""
-    if not numbers_per_sample:
-        return torch.empty(len(sample_numbers), 0, dtype=torch.float64)
-    return image_noise(LOSS_STREAM + seed, sample_numbers.tolist(), numbers_per_sample)
 
 
 class GeneratorTrainer:
@@ -101,7 +90,8 @@ class GeneratorTrainer:
         if self.ema is not None:
             self.state.models["ema"] = self.ema.module
         # Block by block: one short compilation, and gradients still overlap with their averaging.
-        if compile_or_eager(training.compile, device):
+        compile = compile_or_eager(training.compile, device)
+        if compile:
             for block in self.generator.blocks:
                 block.compile()
 
@@ -112,6 +102,13 @@ class GeneratorTrainer:
         if not resumed:
             self._start_from_weights()
         self.previews = Previews(config, self.generator, self.accelerator, self.sharded, self.data.tokenizer_sha256)
+        if compile and not config.dataset.params.pretokenization:  # it encodes every batch
+            for trunk in self.previews.tokenizer.trunks:
+                trunk.compile()
+        self.validation: Validation | None = None
+        if self.data.validation is not None:
+            batch_size = training.per_gpu_batch_size
+            self.validation = Validation(self.data.validation, self.to_device, self.accelerator, batch_size)
         self._check_agreement()
         self.sample_fid = SampleFid(
             training, config.model.generator, self.generator, self._load_tokenizer, self.accelerator, self.sharded
@@ -274,43 +271,10 @@ class GeneratorTrainer:
 
     # -- validation, previews, export ---------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self, logger: Logger) -> dict[str, float]:
-        """Loss and accuracy over the first view of every held-out image; draws the accuracy by position."""
-        data, world = self.data.validation, self.accelerator.num_processes
-        if data is None:
-            return {}
-        model, device = self.state.inference_model.eval(), self.accelerator.device
-        batch_size = self.config.training.per_gpu_batch_size
-        mine = np.arange(self.accelerator.process_index, len(data), world)
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
-        by_position = torch.zeros(2, model.layout.num_codes, dtype=torch.float64, device=device)  # right, asked
-        longest = -(-len(data) // world)
-        for start in range(0, longest, batch_size):  # equally often on each rank: all gather sharded weights
-            chosen = mine[start : start + batch_size]
-            indices = chosen if len(chosen) else np.zeros(1, int)
-            # Drop decode failures here: only training files count towards max_bad_fraction.
-            batch = data[indices, np.zeros((len(indices), 1)), indices]._replace(failures=[])
-            batch = self.to_device(batch)
-            noise = loss_noise(0, batch.sample_numbers, model.loss_noise).to(device)
-            # Compiled blocks would be compiled again for the smaller last batch.
-            eager = set_stance("force_eager") if len(indices) < batch_size else nullcontext()
-            with self.accelerator.autocast(), eager:
-                loss = model.loss(batch.codes, batch.class_ids, None, noise)
-            n = len(chosen)
-            sums += torch.stack([loss.value.double() * n, loss.accuracy.double() * n, torch.tensor(n, device=device)])
-            hits = loss.hits[:n].double()
-            by_position += torch.stack([hits.nansum(0), (~hits.isnan()).sum(0)])
-        total, accuracy, count = self.accelerator.reduce(sums).tolist()
-        right, asked = self.accelerator.reduce(by_position).cpu().numpy()
-        metrics = {"val_loss": total / count, "val_accuracy": accuracy / count}
-        logger.log(self.state.step, metrics)
-        if self.accelerator.is_main_process:
-            accuracies = np.divide(100 * right, asked, out=np.full_like(right, np.nan), where=asked > 0)
-            panel = PositionValues(f"top-1 accuracy, %, step {self.state.step}", accuracies)
-            picture = position_picture([panel], model.layout)
-            logger.image(self.state.step, "accuracy_by_position", picture, "accuracy_by_position.png")
-        return metrics
+        """Empty without validation data."""
+        model = self.state.inference_model
+        return {} if self.validation is None else self.validation.run(model, self.state.step, logger)
 
     def _draw_if_due(self, logger: Logger) -> None:
         step, model = self.state.step, self.state.inference_model

@@ -11,7 +11,8 @@ from tests.support.launch import run
 from tests.support.resuming import assert_equal_checkpoints, interrupted
 from tests.support.toy.rar import NO_DROPOUT_OVERRIDES, OVERRIDES
 from tests.support.trainings import VALIDATE_OFTEN, generator_trainer
-from train_generator.trainer import GeneratorTrainer, loss_noise
+from train_generator.loss_noise import loss_noise
+from train_generator.trainer import GeneratorTrainer
 from training.checkpoint_files import list_checkpoints, load_checkpoint_weights
 from training.logging import read_log
 from utils.weights import export_weights

@@ -79,7 +79,7 @@ def test_validation_draws_the_accuracy_of_each_position(tmp_path, monkeypatch):
         drawn.extend(panels)
         return position_picture(panels, layout)
 
-    monkeypatch.setattr("train_generator.trainer.position_picture", spy)
+    monkeypatch.setattr("train_generator.validation.position_picture", spy)
     trainer = generator_trainer(tmp_path, "run", "optimizer.params.learning_rate=1e-2")
     trainer.run()
     cache = open_token_cache(tmp_path / "cache")

@@ -64,7 +64,7 @@ def test_a_cache_of_one_code_is_the_work_of_a_broken_tokenizer(refusal, tmp_path
         ("--temperature", "inf", "argument --temperature: is inf; it must be a finite number"),
         ("--top_p", "2", "argument --top_p: is 2.0; it must be at most 1"),
         ("--top_p", "much", "argument --top_p: invalid float value: 'much'"),
-        ("--classes", "²", "'²' is not a number"),
+        ("--classes", "²", "is named '²'"),
         ("--classes", "99999999999999999999999", "class 99999999999999999999999 is out of range"),
     ],
 )

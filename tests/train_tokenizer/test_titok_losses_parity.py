@@ -18,6 +18,7 @@ from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
 from train_tokenizer.phases import PhaseSchedule
 from training.distributed import build_accelerator
+from training.preemption import StopRequest
 from utils.config import load_config
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,9 @@ def config() -> TokenizerConfig:
 @pytest.fixture(scope="module")
 def adversary(config) -> Adversary:
     accelerator = build_accelerator(config.training)
-    adversary = Adversary(config, accelerator, lambda name, parameter: True, accelerator.autocast)
+    adversary = Adversary(
+        config, accelerator, lambda name, parameter: True, accelerator.autocast, StopRequest(accelerator)
+    )
     adversary.prepare()
     fill(adversary.discriminator, tag="discriminator-")
     return adversary
@@ -57,7 +60,9 @@ def adversary(config) -> Adversary:
 
 def test_stage_2_losses_before_and_after_the_discriminator_starts(config, adversary, parity):
     expected = parity("titok_losses")
-    loss = TokenizerLoss(config.losses, PhaseSchedule(config.phases, 0, config.lr_scheduler.params), "cpu")
+    loss = TokenizerLoss(
+        config.losses, PhaseSchedule(config.phases, 0, config.lr_scheduler.params), torch.device("cpu")
+    )
     fill(loss.logit_loss.classifier, tag="convnext-")
     images = pictures("titok-loss-image")
     adversary.discriminator.requires_grad_(False)

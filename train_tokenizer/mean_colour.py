@@ -6,11 +6,11 @@ ADVICE = "docs/training.md, 'A training that does not begin', says what to chang
 
 
 class MeanColourWatch:
-    """Warns at the first log after LATEST of the steps if the images are still drawn as one colour, and once more each
+    """Warns at the first log after the warm-up and LATEST of the steps if the images are still drawn as one colour, and once more each
     time that this happens again."""
 
-    def __init__(self, total_steps: int):
-        self.first_step = LATEST * total_steps
+    def __init__(self, total_steps: int, warmup_steps: int):
+        self.first_step = warmup_steps + LATEST * total_steps
         self.warned = False
 
     def warning(self, step: int, explained: float | None) -> str | None:

@@ -117,7 +117,7 @@ class TokenizerTrainer:
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         if self.adversary is not None:
             self.adversary.prepare()
-        self.mean_colour = MeanColourWatch(self.total_steps)
+        self.mean_colour = MeanColourWatch(self.total_steps, rates.warmup_steps)
         self.guard = StepGuard(self.accelerator, training, stop)
         self.images_per_step = images_per_step(training, self.accelerator.num_processes)
 

@@ -6,8 +6,8 @@ ADVICE = "docs/training.md, 'A training that does not begin', says what to chang
 
 
 class MeanColourWatch:
-    """Warns at the first log after the warm-up and LATEST of the steps if the images are still drawn as one colour, and once more each
-    time that this happens again."""
+    """Warns at the first log after the warm-up and LATEST of the steps if the images are still drawn as one colour, and
+    once more each time that this happens again."""
 
     def __init__(self, total_steps: int, warmup_steps: int):
         self.first_step = warmup_steps + LATEST * total_steps

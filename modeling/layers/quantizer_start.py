@@ -39,8 +39,9 @@ class QuantizerStart(nn.Module):
     def __init__(self, steps: int):
         super().__init__()
         self.steps = steps
-        self.register_buffer("strength", torch.zeros(()))
-        self.register_buffer("average", torch.zeros((), dtype=torch.float64))
+        # On the CPU even if the model is built on the meta device, because exported files lack them.
+        self.register_buffer("strength", torch.zeros((), device="cpu"))
+        self.register_buffer("average", torch.zeros((), dtype=torch.float64, device="cpu"))
         self._collected: list[Tensor] = []
 
     def collect(self, images: Tensor, reconstruction: Tensor) -> None:

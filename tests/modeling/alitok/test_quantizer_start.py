@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from modeling.alitok.tokenizer import AliTok
+from modeling.build import load_tokenizer
 from tests.support import toy
+from utils.weights import export_weights
 
 IMAGES = torch.rand(4, 3, toy.IMAGE_SIZE, toy.IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 
@@ -71,3 +73,12 @@ def test_a_frozen_encoder_has_no_start():
     output = tokenizer(IMAGES)
     assert torch.equal(output.reconstruction, tokenizer.eval()(IMAGES).reconstruction)
     assert "quantizer" not in output.losses
+
+
+def test_exported_weights_load(tmp_path):
+    """They lack what only the beginning of a training needs."""
+    tokenizer = training_tokenizer(100)
+    state = {k: v for k, v in tokenizer.state_dict().items() if k not in tokenizer.optional_keys}
+    export_weights(tmp_path, state)
+    loaded = load_tokenizer(tokenizer.config, tmp_path / "model.safetensors", "cpu")
+    assert torch.equal(loaded.encode(IMAGES), tokenizer.eval().encode(IMAGES))

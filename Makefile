@@ -4,7 +4,7 @@
 # make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
 # make demo         a page that draws images with the quickstart's models; MODELS="output/a output/b" compares others
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
-# make test-fast    the tests that take a few seconds at most and start no processes: a minute on two cores
+# make test-fast    the tests that take a few seconds at most and start no processes: two minutes on two cores
 # Each sets up .venv first if need be. PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3

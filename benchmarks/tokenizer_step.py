@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.training_memory import BYTES_PER_WEIGHT, AliveTensors, StepMemory, on_pretended_cuda, pretended_cuda
 from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import LossTerm, PerceptualPicture, TokenizerOutput
+from modeling.start import freeze_codes
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.discriminator import Discriminator
 from train_tokenizer.loss import TokenizerLoss
 from train_tokenizer.losses import hinge_discriminator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
-from train_tokenizer.trainer import freeze_codes
 
 COUNTED_BATCH = 2  # images; operations are divided by it
 

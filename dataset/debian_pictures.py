@@ -12,6 +12,7 @@ GPL-2+ (mate-backgrounds), CC-BY 4.0, CC-BY-SA 3.0 and 4.0, CC0 (lomiri-wallpape
 import argparse
 import io
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from dataset.debian_package import SOURCE_ERRORS, DebianPackage, download, unpack, verified
 from dataset.decode import IMAGE_SUFFIXES, BadImage, read_rgb
+from dataset.listing import files_below
 from utils.arguments import HelpFormatter, at_least, file_path
 from utils.atomic import atomic_folder
 from utils.errors import UserError, entry_point
@@ -80,7 +82,7 @@ def fetch(kind: str) -> list[Image.Image]:
 
 
 def read_folder(source: Path) -> list[Image.Image]:
-    paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [source / path for path in sorted(files_below(source, IMAGE_SUFFIXES, Counter()))]
     if len(paths) < KEPT_FOR_VALIDATION:
         raise UserError(f"{source} holds {len(paths)} pictures, but at least {KEPT_FOR_VALIDATION} are needed")
     return [_read(path) for path in paths]

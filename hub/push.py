@@ -16,7 +16,7 @@ from dataset.class_names import CLASSES_FILE
 from hub.card import CURVES, PICTURE, model_card
 from hub.facts import Facts, read_facts
 from modeling.interfaces import Generator, Tokenizer
-from sampling.pipeline import find_tokenizer, save_pretrained
+from sampling.pretrained_folder import find_tokenizer, save_pretrained
 from training.record import RECORD_FILE
 from utils.arguments import file_path
 from utils.atomic import atomic_path, write_text

@@ -44,3 +44,10 @@ def start_generator(generator: Generator, source: str | Path, new_classes: bool 
                     " experiment.new_classes=true to train other classes"
                 )
     load_strict(generator, state, source)
+
+
+def freeze_codes(tokenizer: TrainableTokenizer) -> None:
+    """Everything that decides the codes stops learning."""
+    for name, parameter in tokenizer.named_parameters():
+        if name.startswith(tokenizer.code_keys):
+            parameter.requires_grad_(False)

@@ -21,6 +21,7 @@ DECODERS = Registry(
     default="autoregressive",
 )
 CONFIG_NAMES = {"temperature": "randomize_temperature"}  # settings with another name in `model.generator`
+DRAW_BYTES = 4 + 3 * 8  # a logit, and what `noise.draw` makes of it in float64
 
 
 class DecoderSettings(Protocol):
@@ -70,9 +71,6 @@ class Decoder(Protocol):
 
     def stream(self, class_ids: Tensor, noise: Tensor, kept: Tensor | None = None) -> Iterator[Tensor]:
         """After each stage the codes so far, (B, T) int64, -1 where none is drawn yet; the last one is complete."""
-
-
-DRAW_BYTES = 4 + 3 * 8  # a logit, and what `noise.draw` makes of it in float64
 
 
 def check_batch(generator: Generator, class_ids: Tensor, fixed_rows: int | None) -> None:

@@ -12,16 +12,12 @@ images = pipeline.complete(images, keep=150, class_ids=[207])  # their first 150
 """
 
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from omegaconf import OmegaConf
-from safetensors import SafetensorError
 from torch import Tensor
 
 from modeling.build import cast_parameters, code_layout, load_generator, load_tokenizer
@@ -31,52 +27,14 @@ from modeling.layers.precision import PRECISIONS, autocast, default_precision, f
 from sampling.completion import keep_codes, one_row_each
 from sampling.decoding import DECODERS, DecoderSettings, decoder_settings, fill_undrawn, make_decoder
 from sampling.noise import image_noise
-from utils.atomic import write_atomically, write_text
+from sampling.pretrained_folder import find_tokenizer
 from utils.compiling import compile_or_eager
 from utils.device import use_cpu
 from utils.errors import UserError
-from utils.pretrained import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    config_file,
-    find_pretrained_weights,
-    local_folder,
-    tokenizer_beside,
-)
-from utils.weights import EXPORTED_FILE, copy_weights, weights_file
-from utils.yaml_files import read_yaml, resolve_path
+from utils.pretrained import config_file, local_folder
+from utils.weights import weights_file
 
 DECODED_TOGETHER = 125  # images: a convolutional decoder needs about 0.1 GB for each
-
-
-def save_pretrained(folder: str | Path, tokenizer: Tokenizer, generator: Generator | None = None) -> None:
-    """Write config.yaml, model.safetensors and tokenizer.safetensors for `Pipeline.from_pretrained`.
-
-    Without a generator model.safetensors is the tokenizer, for `load_pretrained_tokenizer`. Call this before making
-    a pipeline of the models, which changes the generator. `hub.push` uploads such a folder.
-    """
-    folder = Path(folder)
-    models = {"vq_model": tokenizer} if generator is None else {"vq_model": tokenizer, "generator": generator}
-    config = OmegaConf.create({"model": {name: model.config for name, model in models.items()}})
-    write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(config))
-    for name, model in zip((EXPORTED_FILE, TOKENIZER_FILE), reversed(models.values()), strict=False):
-        state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        write_atomically(folder / name, lambda f, state=state: f.write(safetensors.torch.save(state)))
-
-
-def keep_tokenizer(checkpoint: str | Path, folder: Path) -> None:
-    """Put a tokenizer's weights beside a generator's, so that `Pipeline.from_pretrained(folder)` works anywhere.
-
-    checkpoint: a file, a folder or a hub id; does nothing if it does not exist. A safetensors file on the same file
-    system is hard-linked.
-    """
-    source, target = find_pretrained_weights(tokenizer_beside(checkpoint)), folder / TOKENIZER_FILE
-    if source is None or (target.exists() and target.samefile(source)):
-        return
-    try:
-        copy_weights(source, target)
-    except (OSError, RuntimeError, SafetensorError, UserError) as error:
-        print(f"warning: {target} could not be written ({error}); sampling needs --tokenizer", file=sys.stderr)
 
 
 def require_class(class_id: int, num_classes: int, source: str = "class") -> None:
@@ -293,14 +251,3 @@ class Pipeline:
         other = copy.copy(self)
         other._use_settings(replace(self.settings, **changes))
         return other
-
-
-def find_tokenizer(folder: Path, config: str | Path) -> Path:
-    """tokenizer.safetensors beside the generator's weights, else what the configuration names. Raises UserError."""
-    beside = folder / TOKENIZER_FILE
-    if beside.is_file():
-        return beside
-    named = OmegaConf.select(read_yaml(config), "experiment.tokenizer_checkpoint")
-    if not named:
-        raise UserError(f"no tokenizer: neither {beside} nor experiment.tokenizer_checkpoint in {config}")
-    return Path(resolve_path(named, config)).expanduser()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from sampling.pipeline import save_pretrained
+from sampling.pretrained_folder import save_pretrained
 from tests.support import toy
 from tests.support.commands import sample_imagenet
 from tests.support.parity import PARITY

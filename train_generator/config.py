@@ -54,6 +54,12 @@ class CodeData(DataSettings):
     )
     ten_crop: bool = option(True, "encoding data_path: ten crops of a larger image; false: centre crop and its mirror")
 
+    def num_workers(self) -> int:
+        """Loading processes per process."""
+        if self.num_workers_per_gpu is not None:
+            return self.num_workers_per_gpu
+        return CACHE_WORKERS if self.pretokenization else DECODING_WORKERS
+
 
 @dataclass
 class CodeDataSection:

@@ -16,8 +16,8 @@ from modeling.interfaces import Generator, GeneratorLoss, Progress, Tokenizer
 from modeling.layers.attention import describe_kernels
 from modeling.layers.precision import full_float32
 from modeling.start import start_generator
-from sampling.pipeline import keep_tokenizer
-from train_generator.config import CACHE_WORKERS, DECODING_WORKERS, ARConfig
+from sampling.pretrained_folder import keep_tokenizer
+from train_generator.config import ARConfig
 from train_generator.data import GeneratorData
 from train_generator.loss_noise import loss_noise
 from train_generator.previews import Previews
@@ -190,20 +190,13 @@ class GeneratorTrainer:
             self.data.training,
             self.accelerator,
             self.config.training,
-            self.num_workers(),
+            self.config.dataset.params.num_workers(),
             seen=self.state.samples_seen,
             num_steps=self.total_steps - self.state.step,
         )
         loader = iter(loader)
         for _ in range(self.total_steps - self.state.step):
             yield [self.to_device(next(loader)) for _ in range(self.config.training.gradient_accumulation_steps)]
-
-    def num_workers(self) -> int:
-        """Loading processes: a memory-mapped cache needs few, decoding needs many."""
-        params = self.config.dataset.params
-        if params.num_workers_per_gpu is not None:
-            return params.num_workers_per_gpu
-        return CACHE_WORKERS if params.pretokenization else DECODING_WORKERS
 
     def to_device(self, batch: CodeBatch) -> CodeBatch:
         """Move a batch to the device; encode its images if it has no codes."""

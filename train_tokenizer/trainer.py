@@ -16,7 +16,7 @@ from modeling.build import build_trainable_tokenizer
 from modeling.interfaces import TrainableTokenizer
 from modeling.layers.attention import describe_kernels
 from modeling.layers.quantizer_start import explained_variance, variance_sums
-from modeling.start import start_tokenizer
+from modeling.start import freeze_codes, start_tokenizer
 from train_tokenizer.adversary import Adversary
 from train_tokenizer.config import TokenizerConfig
 from train_tokenizer.loss import TokenizerLoss
@@ -294,10 +294,3 @@ class TokenizerTrainer:
         if self.accelerator.is_main_process:
             state, left_out = self.state.inference_model.state_dict(), self.tokenizer.optional_keys
             self.checkpointer.export({name: value for name, value in state.items() if name not in left_out})
-
-
-def freeze_codes(tokenizer: TrainableTokenizer) -> None:
-    """Everything that decides the codes stops learning."""
-    for name, parameter in tokenizer.named_parameters():
-        if name.startswith(tokenizer.code_keys):
-            parameter.requires_grad_(False)

@@ -11,6 +11,7 @@ from utils.cpu import tune_for_cpu
 from utils.device import use_cpu
 from utils.environment import joining_processes, require_known_environment
 from utils.errors import UserError
+from utils.ranks import several_ranks
 
 Value = TypeVar("Value")
 BARRIER_TIMEOUT = timedelta(hours=6)  # each process works by itself, and waits for the slowest at the end
@@ -21,7 +22,7 @@ def from_first_process(compute: Callable[[], Value]) -> Value:
 
     Without several processes it is the same as compute().
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not several_ranks():
         return compute()
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:

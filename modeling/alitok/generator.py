@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modeling.interfaces import GENERATORS, CodeLayout, GeneratorLoss, Progress
 from modeling.layers.attention import attention
-from modeling.layers.head_norms import HeadNorms
+from modeling.layers.head_norms import HeadNorms, split_heads
 from modeling.layers.kv_cache import KeyValueCache, LayerCache
 from modeling.layers.norms import RMSNorm, SwiGLU
 from modeling.layers.precision import at_least_float32
@@ -56,14 +56,8 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, L, width) -> q, k, v without norms and rotation, each (B, heads, L, head_width).
-
-        They are views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a
-        GPU.
-        """
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).unbind(2)
-        # Not permuted as one tensor: backward would copy the gradients of all three once more.
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        """x: (B, L, width) -> q, k, v without norms and rotation, each (B, heads, L, head_width)."""
+        return split_heads(self.qkv(x), self.head_width)
 
     def norms(self, rope: Tensor) -> HeadNorms:
         """rope: (L, 2, head_width)."""

@@ -84,6 +84,16 @@ def fused_attention(
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
 
+def weighted_attention(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor, factors: Tensor) -> Tensor:
+    """Attention with factors of the weights after the softmax, which do not add up to 1 then.
+
+    q: (B, heads, n, head_width); k, v: (B, heads, m, head_width). visible: bool, factors: float32, both broadcast to
+    (B, n, m): whether a query sees a key, and the factor. Returns the shape and dtype of q.
+    """
+    scores = (q.float() @ k.float().mT * q.shape[-1] ** -0.5).masked_fill(~visible, -torch.inf)
+    return (scores.softmax(-1) * factors[:, None] @ v.float()).type_as(q)
+
+
 def materialised_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """`attention` with the scores as a tensor, for training on CPUs.
 

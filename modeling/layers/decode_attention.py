@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling.layers.attention import weighted_attention
 from modeling.layers.head_norms import HeadNorms
 from modeling.layers.kv_cache import Filled, KeyValueCache, LayerCache, store
 from utils.errors import first_line, warn
@@ -37,9 +38,8 @@ def plain_attention(
     exists = (places <= position)[None]
     if layer.value_weights is None:
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=exists)
-    scores = (q.float() @ keys.float().mT * q.shape[-1] ** -0.5).masked_fill(~exists, -torch.inf)
-    factors = torch.where(places == position, 1.0, layer.value_weights)
-    return (scores.softmax(-1) * factors[:, None, None] @ values.float()).type_as(q)
+    factors = torch.where(places == position, 1.0, layer.value_weights)[:, None]
+    return weighted_attention(q, keys, values, visible=exists, factors=factors)
 
 
 def decode_attention(cache: KeyValueCache) -> DecodeAttention:

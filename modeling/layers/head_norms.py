@@ -1,4 +1,4 @@
-"""What happens to queries and keys between the product that makes them and attention."""
+"""What is between the product that makes queries, keys and values, and attention."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,16 @@ from torch import Tensor
 
 from modeling.layers.norms import LayerNorm, RMSNorm
 from modeling.layers.rope import rotate
+
+
+def split_heads(qkv: Tensor, head_width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv: (B, L, 3 width), in the order q, k, v with the heads inside each -> three of (B, heads, L, head_width).
+
+    They are views: memory stays in the order (B, L, heads, head_width), and so does the result of attention on a GPU.
+    """
+    q, k, v = qkv.unflatten(-1, (3, -1, head_width)).unbind(2)
+    # Not permuted as one tensor: backward would copy the gradients of all three once more.
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modeling.layers.attention import fused_attention
+from modeling.layers.attention import fused_attention, weighted_attention
 from modeling.layers.head_norms import HeadNorms
 
 # Without a scale: keys are normalised and values about as large, and a scale changed nothing (docs/benchmarks.md).
@@ -62,17 +62,11 @@ class LayerCache:
         keys, values = (t[:, :, :end].to(q.dtype) for t in (self.keys, self.values))
         weights = self.value_weights
         if weights is not None and weights.ndim == 3:
-            return weighted_attention(q, keys, values, weights)
+            visible = torch.ones(weights.shape[1:], dtype=torch.bool, device=weights.device).tril()
+            return weighted_attention(q, keys, values, visible=visible, factors=weights)
         if weights is not None:  # one pass over the values; at factors of 1 the result is the same to the bit
             values = (values * weights[:, None, :end, None]).type_as(values)
         return fused_attention(q, keys, values, causal=q.shape[2] > 1, growing=True)
-
-
-def weighted_attention(q: Tensor, k: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """Causal attention with factors (B, L, L) of the weights after the softmax; q, k, v: (B, heads, L, head_width)."""
-    mask = weights.new_full(weights.shape[1:], float("-inf")).triu(1)
-    scores = q.float() @ k.float().mT * q.shape[3] ** -0.5 + mask
-    return (scores.softmax(-1) * weights[:, None] @ v.float()).type_as(v)
 
 
 class KeyValueCache:

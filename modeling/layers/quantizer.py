@@ -6,6 +6,7 @@ from torch import Tensor
 
 from modeling.layers.codebook import Codebook
 from modeling.layers.precision import at_least_float32
+from utils.ranks import several_ranks
 
 COMMITMENT_COST = 0.25
 USAGE_DECAY = 0.99
@@ -97,7 +98,7 @@ class VectorQuantizer(Codebook):
         self._collected.clear()
         counts = counts.sum(0)
         nearest, anchors = _reduce_nearest(nearest, anchors)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if several_ranks():
             dist.all_reduce(counts)
             all_nearest = [torch.empty_like(nearest) for _ in range(dist.get_world_size())]
             all_anchors = [torch.empty_like(anchors) for _ in range(dist.get_world_size())]

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from utils.ranks import several_ranks
+
 FULL_AT = 0.5  # explained variance from which quantization is full
 DECAY = 0.9  # of the average of the explained variance
 
@@ -58,7 +60,7 @@ class QuantizerStart(nn.Module):
             return
         sums = torch.stack(self._collected).sum(0)
         self._collected.clear()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if several_ranks():
             dist.all_reduce(sums)
         self.average.lerp_(explained_variance(sums), 1 - DECAY)
         follows = (self.average / FULL_AT).type_as(self.strength)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.layers.attention import attention
-from modeling.layers.head_norms import HeadNorms
+from modeling.layers.head_norms import HeadNorms, split_heads
 from modeling.layers.kv_cache import LayerCache
 from modeling.layers.norms import LayerNorm
 from modeling.layers.precision import at_least_float32
@@ -41,9 +41,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x: (B, L, width) -> q, k, v without norms, each (B, heads, L, head_width)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_width)).unbind(2)
-        # Not permuted as one tensor: backward would copy the gradients of all three once more.
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return split_heads(self.qkv(x), self.head_width)
 
     def norms(self) -> HeadNorms:
         return HeadNorms(self.q_norm, self.k_norm)

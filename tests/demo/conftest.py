@@ -8,7 +8,7 @@ from demo.models import DemoModel, load_models
 from modeling.alitok.generator import AliTokGenerator, GeneratorConfig
 from modeling.alitok.settings import AliTokConfig, DecoderConfig, TransformerConfig
 from modeling.alitok.tokenizer import AliTok
-from sampling.pipeline import save_pretrained
+from sampling.pretrained_folder import save_pretrained
 from tests.support import toy
 from tests.support.toy.maskgit import masked_generator
 

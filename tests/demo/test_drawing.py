@@ -10,7 +10,7 @@ from PIL import Image
 from demo.drawing import Drawing, draw
 from demo.models import load_models
 from demo.pictures import picture
-from sampling.pipeline import save_pretrained
+from sampling.pretrained_folder import save_pretrained
 from tests.support import toy
 from utils.errors import UserError
 

@@ -4,7 +4,7 @@ import torch
 
 from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
-from sampling.pipeline import TOKENIZER_FILE, keep_tokenizer
+from sampling.pretrained_folder import TOKENIZER_FILE, keep_tokenizer
 from tests.support import toy
 from utils.weights import export_weights, read_state_dict
 

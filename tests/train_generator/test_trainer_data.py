@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sampling.pipeline import TOKENIZER_FILE
 from tests.support import toy
 from tests.support.commands import pretokenize, train_ar
 from tests.support.launch import run
@@ -15,6 +14,7 @@ from tests.support.trainings import generator_trainer
 from training.logging import read_log
 from utils import pretrained
 from utils.errors import UserError
+from utils.pretrained import TOKENIZER_FILE
 from utils.weights import export_weights, exported_step, fingerprint, read_state_dict
 
 

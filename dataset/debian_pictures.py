@@ -1,6 +1,7 @@
 """Photographs or icons out of Debian packages, as image folders of small squares for experiments.
 
     python -m dataset.debian_pictures photographs --output data/photographs_64
+    python -m dataset.debian_pictures photographs --by_picture --output data/photographs_64_by_picture
     python -m dataset.debian_pictures icons --output data/icons_64
     python -m dataset.debian_pictures folder --source PICTURES --output data/my_crops_64
 
@@ -119,14 +120,21 @@ def held_out(pictures: list[Image.Image]) -> tuple[list[Image.Image], list[Image
     return [p for i, p in enumerate(pictures) if i % KEPT_FOR_VALIDATION], pictures[::KEPT_FOR_VALIDATION]
 
 
-def write_split(pictures: list[Image.Image], make: Make, folder: Path, count: int, size: int, seed: int) -> None:
-    """Write `count` images, equally many of each picture. The folder appears when it is complete."""
+def write_split(
+    pictures: list[Image.Image], make: Make, folder: Path, count: int, size: int, seed: int, by_picture: bool
+) -> None:
+    """Write `count` images, equally many of each picture. The folder appears when it is complete.
+
+    by_picture: a class folder for each picture, not one for all.
+    """
     rng = np.random.default_rng(seed)
+    classes = [f"{i:04d}" if by_picture else "pictures" for i in range(len(pictures))]
     with atomic_folder(folder) as part:
-        (part / "pictures").mkdir()
+        for name in set(classes):
+            (part / name).mkdir()
         for i in tqdm(range(count), desc=f"writing {folder.name}", mininterval=1.0):
             image = make(pictures[i % len(pictures)], size, rng)
-            image.save(part / "pictures" / f"{i:06d}.png", compress_level=1)
+            image.save(part / classes[i % len(pictures)] / f"{i:06d}.png", compress_level=1)
 
 
 @entry_point
@@ -138,6 +146,11 @@ def main() -> None:
     parser.add_argument("--size", type=at_least(1), default=64, help="side of the images in pixels")
     parser.add_argument("--count", type=at_least(1), default=20000, help="training images; a tenth for val")
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of places and scales")
+    parser.add_argument(
+        "--by_picture",
+        action="store_true",
+        help="a class for each training picture, in both splits: for a classifier that tells them apart",
+    )
     args = parser.parse_args()
     if (args.kind == "folder") != (args.source is not None):
         raise UserError("--source belongs to the kind `folder`, and `folder` needs it")
@@ -151,11 +164,13 @@ def main() -> None:
             pictures = [picture.convert("RGB") for picture in pictures]
         make = on_background if args.kind == "icons" else crop
         training, validation = held_out(pictures)
+        if args.by_picture:
+            validation = training
         print(f"{len(training)} pictures for training, {len(validation)} for validation")
         jobs = (("train", training, args.count), ("val", validation, max(1, args.count // 10)))
         for number, (split, chosen, count) in enumerate(jobs):
             if not folders[split].is_dir():
-                write_split(chosen, make, folders[split], count, args.size, args.seed + number)
+                write_split(chosen, make, folders[split], count, args.size, args.seed + number, args.by_picture)
 
 
 if __name__ == "__main__":

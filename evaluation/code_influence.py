@@ -15,6 +15,7 @@ from dataset.images import list_images, to_float
 from modeling.build import load_pretrained_tokenizer
 from modeling.interfaces import Tokenizer
 from utils.arguments import HelpFormatter, at_least, file_path
+from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.process import init_process
 
@@ -25,7 +26,7 @@ def code_influence(tokenizer: Tokenizer, codes: Tensor) -> dict[str, float]:
 
     tokenizer: with codes on a grid. codes: (B, T), B >= 2.
     Returns shares of the squared change: `own` on the patch at the code's place in the grid, `earlier` on the
-    patches before it, `later` on those after it. A causal decoder has `earlier` = 0.
+    patches before it, `later` on those after it. A causal decoder has `earlier` = 0. All are 0 if nothing changes.
     """
     (rows, columns), num_prefix = tokenizer.layout.grid, tokenizer.layout.num_prefix
     original, others = tokenizer.decode(codes), codes.roll(1, 0)
@@ -36,7 +37,8 @@ def code_influence(tokenizer: Tokenizer, codes: Tensor) -> dict[str, float]:
         difference = (tokenizer.decode(changed) - original).square()
         patches = reduce(difference, "b c (h p1) (w p2) -> (h w)", "sum", h=rows, w=columns).double().cpu()
         sums += torch.stack([patches[place], patches[:place].sum(), patches[place + 1 :].sum()])
-    return dict(zip(("own", "earlier", "later"), (sums / sums.sum()).tolist(), strict=True))
+    shares = sums / sums.sum().clamp_min(torch.finfo(sums.dtype).tiny)
+    return dict(zip(("own", "earlier", "later"), shares.tolist(), strict=True))
 
 
 @entry_point
@@ -46,17 +48,21 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="part of --data_path")
     parser.add_argument("--tokenizer", type=file_path, nargs="+", required=True, help="output folders of trainings")
     parser.add_argument("--images", type=at_least(2), default=64, help="number of images, evenly spaced over classes")
+    parser.add_argument("--json", type=file_path, help="also write the shares of each tokenizer to this file")
     args = parser.parse_args()
     device = init_process().device
     images = list_images(args.data_path, args.split)
+    rows = {}
     for folder in args.tokenizer:
         tokenizer = load_pretrained_tokenizer(folder, device)
         if tokenizer.layout.grid is None:
             raise UserError(f"{folder}: the codes of this tokenizer have no place in the image")
         crops = CenterCrops(images, tokenizer.image_size)
         batch = torch.stack([crops[i] for i in evenly_spaced(len(images), args.images)])
-        shares = code_influence(tokenizer, tokenizer.encode(to_float(batch.to(device))))
+        rows[str(folder)] = shares = code_influence(tokenizer, tokenizer.encode(to_float(batch.to(device))))
         print(f"{folder}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+    if args.json:
+        write_json(args.json, rows)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import mean
+from typing import BinaryIO
 
 import torch
 
@@ -60,6 +61,12 @@ class Job:
     def needs(self, other: "Job") -> bool:
         """Whether an input is an output of `other`, or a file in such a folder."""
         return any(output in (path, *path.parents) for path in self.inputs for output in other.outputs)
+
+
+def start_process(command: tuple[str, ...], environment: dict[str, str], log: BinaryIO | None) -> subprocess.Popen:
+    """`python COMMAND`, with its output in `log` or on the terminal."""
+    stderr = subprocess.STDOUT if log else None
+    return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=stderr)
 
 
 @dataclass
@@ -110,8 +117,7 @@ class JobRunner:
         if not self.log_to_files:
             print(f"\n{self._labels[job]}\n  python {' '.join(job.command)}", flush=True)
         with self._path(job, "log").open("ab") if self.log_to_files else nullcontext() as log:
-            command, stderr = [sys.executable, *job.command], subprocess.STDOUT if log else None
-            self._running[job] = subprocess.Popen(command, env=self._environment(slot), stdout=log, stderr=stderr)
+            self._running[job] = start_process(job.command, self._environment(slot), log)
 
     def _environment(self, slot: int) -> dict[str, str]:
         if self.parallel == 1:

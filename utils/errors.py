@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-import torch.distributed as dist
+from utils.ranks import leave_group
 
 
 class UserError(Exception):
@@ -68,8 +68,9 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
                 stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
-            if dist.is_available() and dist.is_initialized():
-                dist.destroy_process_group()  # the exit would otherwise cut off its threads
+        except SystemExit:  # all ranks leave together, after a signal
+            leave_group()
+            raise
         except (UserError, RuntimeError, OSError) as error:
             if not isinstance(error, UserError) and worker_fault(error) is None:
                 raise
@@ -81,5 +82,6 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
             print(f"{where}error: {message}", file=sys.stderr, flush=True)
             # Other ranks may wait in a collective; the launcher ends them when this process fails.
             sys.exit(2)
+        leave_group()
 
     return run

@@ -50,12 +50,16 @@ class AblationConfig:
         None, "validation images for the generators' validation loss; null: all", min=1
     )
     classifier_epochs: float = option(4.0, "training length of the classifier that scores samples", above=0)
+    classifier_data: str | None = option(
+        None, "data set that the classifiers learn, for features of data without classes; null: data_path", path="read"
+    )
     configs: dict[str, str] = option({}, "files that the overrides change: stage1, stage2 and ar")
     overrides: Overrides = section(Overrides, "of all variants")
     probes: dict[str, list[str]] = option({}, "overrides of more generators on the same codes")
     samplings: dict[str, list[str]] = option({}, "overrides of each way to draw samples")
     variants: dict[str, Variant] = option({}, "what is compared")
     only: list[str] | None = option(None, "variants to run; null: all")
+    reference: str | None = option(None, "variant that the others are compared with, seed by seed")
 
 
 def check(config: AblationConfig) -> None:
@@ -67,9 +71,10 @@ def check(config: AblationConfig) -> None:
     for what, values in (("seeds", config.seeds), ("titles", titles), ("probes and samplings", names)):
         if repeated := [value for value in values if values.count(value) > 1]:
             raise UserError(f"{what}: '{repeated[0]}' is taken already")
-    for name in config.only or ():
-        if name not in config.variants:
-            raise UserError(f"only: there is no variant '{name}'{nearest(name, config.variants)}")
+    for what, chosen in (("only", config.only or ()), ("reference", filter(None, [config.reference]))):
+        for name in chosen:
+            if name not in config.variants:
+                raise UserError(f"{what}: there is no variant '{name}'{nearest(name, config.variants)}")
     for name, variant in config.variants.items():
         files = {**config.configs, **variant.configs}
         if unknown := [file for file in files if file not in TRAININGS]:

@@ -24,7 +24,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.weights import EXPORTED_FILE
 
-TRAIN_CLASSIFIER = """-m evaluation.train_classifier --data_path {data} --output {out}/{file}.safetensors
+TRAIN_CLASSIFIER = """-m evaluation.train_classifier --data_path {classes} --output {out}/{file}.safetensors
                       --img_size {image_size} --epochs {epochs} --seed {classifier_seed}"""
 MAKE_REFERENCE = "-m evaluation.make_reference --data_path {data} --output {out}/reference.npz --img_size {image_size}"
 TRAIN_STAGE1 = """train_tokenizer/train_tokenizer.py config={configs[stage1]} training.seed={seed}
@@ -42,10 +42,12 @@ TRAIN_GENERATOR = """train_ar.py config={configs[ar]} training.seed={seed}
                      dataset.params.pretokenization={codes}/cache_train
                      dataset.params.pretokenization_val={codes}/cache_val
                      model.generator.condition_num_classes={num_classes}"""
-EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics rfid
+EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics psnr,ssim,rfid
                         --tokenizer_config {tokenizer}/config.yaml --tokenizer_checkpoint {tokenizer}/{weights}
                         --classifier {out}/classifier.safetensors --json {folder}/tokenizer.json
                         --batch_size 64 --num_workers {workers}"""
+INFLUENCE = """-m evaluation.code_influence --data_path {data} --tokenizer {tokenizer} --images 256
+               --json {folder}/influence.json"""
 SAMPLE = """sample_imagenet.py config={configs[ar]} model.generator.seed={seed}
             experiment.output_dir={folder}/{sampling} experiment.generator_checkpoint={generators}/ar/{weights}
             experiment.tokenizer_checkpoint={tokenizer}/{weights}
@@ -102,7 +104,12 @@ def plan_run(config: AblationConfig, name: str, seed: int, num_classes: int) -> 
     stage1 = Path(trained or codes / "tokenizer_stage1")
     tokenizer = folder / "tokenizer_stage2" if variant.second_stage else stage1
     run = Run(name, codes_of, origin, author, variant.title, seed, folder, codes, generators, stage1, tokenizer)
-    values = {"data": config.data_path, "out": config.output_dir, "epochs": config.classifier_epochs}
+    values = {
+        "data": config.data_path,
+        "classes": config.classifier_data or config.data_path,
+        "out": config.output_dir,
+        "epochs": config.classifier_epochs,
+    }
     values |= {"num_classes": num_classes, "weights": EXPORTED_FILE, "workers": config.workers}
 
     def files(variant: str) -> dict[str, str]:
@@ -171,9 +178,12 @@ def generator_jobs(
 def evaluation_jobs(
     config: AblationConfig, overrides: list[str], job: Callable[..., Job], vq_model: Any
 ) -> Iterator[Job]:
-    """The evaluation of reconstructions, and samples with their evaluation."""
+    """The evaluation of the tokenizer, and samples with their evaluation."""
     inputs = "{tokenizer}/{weights} {out}/classifier.safetensors"
     yield job("{variant}, seed {seed}: reconstructions", EVALUATE_TOKENIZER, "{folder}/tokenizer.json", inputs)
+    if code_layout(vq_model).grid:
+        inputs = "{tokenizer}/{weights}"
+        yield job("{variant}, seed {seed}: influence of codes", INFLUENCE, "{folder}/influence.json", inputs)
     for sampling, changes in config.samplings.items():
         job = partial(job, sampling=sampling)
         outputs = "{folder}/{sampling} {folder}/{sampling}.npz"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 from matplotlib.figure import Figure
 
 from experiments.ablation.config import AblationConfig
@@ -13,6 +14,7 @@ from experiments.job_runner import job_seconds
 from modeling.configs import read_models_config
 from modeling.interfaces import GENERATORS
 from training.logging import last_logged
+from utils.atomic import read_json
 
 PANELS_PER_ROW = 4
 
@@ -39,12 +41,26 @@ class Measure:
         spread = f" ± {values.std(ddof=1):.{self.digits}f}" if len(values) > 1 else ""
         return f"{values.mean():.{self.digits}f}{spread}"
 
+    def difference(self, rows: list[dict], others: list[dict]) -> str:
+        """rows minus others, seed by seed: mean and 95 % confidence interval (Student's t). Needs two common seeds."""
+        pairs = [(row, other) for row in rows for other in others if row["seed"] == other["seed"]]
+        known = [pair for pair in pairs if all(row.get(self.key) is not None for row in pair)]
+        if len(known) < 2:
+            return "–"
+        values = self.values([row for row, _ in known]) - self.values([other for _, other in known])
+        half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        mean, low, high = (f"{values.mean() + part:+.{self.digits}f}" for part in (0, -half, half))
+        return f"{mean} [{low}, {high}]"
+
 
 TOKENIZER_AND_GENERATOR = (
     Measure("codes per image", "num_codes", 0),
     Measure("reconstruction PSNR, dB", "psnr", 2, "higher"),
+    Measure("reconstruction SSIM", "ssim", 3, "higher"),
     Measure("reconstruction FID", "rfid", 2, "lower"),
     Measure("codebook used, %", "codebook_usage", 1, "higher", 100),
+    Measure("effect of a code on earlier patches, %", "influence_earlier", 1, "", 100),
+    Measure("effect of a code on later patches, %", "influence_later", 1, "", 100),
     Measure("AR loss, nats per code", "nats_per_code", 3, "lower"),
     Measure("AR loss, nats per image", "nats_per_image", 1, "lower"),
     Measure("AR top-1 accuracy, %", "ar_accuracy", 1, "higher", 100),
@@ -84,6 +100,9 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
         "num_codes": run.num_codes,
         **read("tokenizer"),
     }
+    if (path := run.folder / "influence.json").is_file():  # codes on a line have no places
+        [shares] = read_json(path).values()
+        row |= {f"influence_{name}": share for name, share in shares.items()}
     seconds = job_seconds(Path(config.output_dir))
     stages = [seconds.get(name) for name in (f"{run.origin}: stage 1", f"{run.variant}, seed {run.seed}: stage 2")]
     row["tokenizer_minutes"] = sum(filter(None, stages)) / 60 or None
@@ -107,6 +126,15 @@ def table(groups: dict[str, list[dict]], shown: list[Measure]) -> str:
     """
     lines = [["", *groups], ["---"] * (len(groups) + 1)]
     lines += [[measure.title, *map(measure.summary, groups.values())] for measure in shown]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def differences(groups: dict[str, list[dict]], shown: list[Measure], reference: str) -> str:
+    """Markdown: what the other groups have more than the one with the title `reference`."""
+    others = {title: rows for title, rows in groups.items() if title != reference}
+    lines = [[f"minus {reference}", *others], ["---"] * (len(others) + 1)]
+    for measure in shown:
+        lines.append([measure.title, *(measure.difference(rows, groups[reference]) for rows in others.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

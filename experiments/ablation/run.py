@@ -10,7 +10,7 @@ from dataset.images import list_images
 from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
-from experiments.ablation.results import TOKENIZER_AND_GENERATOR, collect, measures, plot_measures, table
+from experiments.ablation.results import TOKENIZER_AND_GENERATOR, collect, differences, measures, plot_measures, table
 from experiments.job_runner import Job, JobRunner
 from utils.atomic import write_text
 from utils.config import load_config
@@ -68,6 +68,8 @@ def main() -> None:
         for run in runs:
             groups.setdefault(run.title, []).append(results.rows[run.variant, run.seed])
         text = table(groups, measures(config))
+        if (reference := config.reference) and (title := config.variants[reference].title) in groups:
+            text += f"\n\n{differences(groups, measures(config), title)}"
         write_text(output / "table.md", f"{text}\n")
         plot_measures(groups, measures(config)[1:], output / "measures.png")
         write_pictures(config, [run for run in runs if run.seed == config.seeds[0]])

@@ -66,6 +66,7 @@ bad_files.add([(1, ""), (4 + state.process_index, "")] if state.process_index < 
 counts.append(bad_files.sync_across_ranks())
 (folder / f"rank{state.process_index}.txt").write_text(f"{counts} {sorted(indices)}")
 state.wait_for_everyone()
+state.destroy_process_group()
 """
 
 

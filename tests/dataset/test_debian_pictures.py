@@ -45,6 +45,19 @@ def test_no_picture_is_in_both_splits(tmp_path, monkeypatch):
     assert len(list_images(output, "val")) == 4
 
 
+def test_each_training_picture_can_be_a_class(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(6):
+        (source / f"{i}.png").write_bytes(png((20 * i, 0, 0)))
+    output = tmp_path / "squares"
+    run(monkeypatch, "folder", "--source", source, "--output", output, "--count", 40, "--by_picture")
+    for split in ("train", "val"):
+        images = list_images(output, split)
+        found = {(int(label), images.read(i).getpixel((16, 16))[0]) for i, label in enumerate(images.labels)}
+        assert found == {(0, 20), (1, 40), (2, 60), (3, 80)}  # pictures 0 and 5 are those of validation
+
+
 def test_a_damaged_picture_is_named(tmp_path, monkeypatch, capfd):
     source = tmp_path / "source"
     source.mkdir()

@@ -30,3 +30,7 @@ class PatchTokenizer:
 def test_any_tokenizer_with_a_grid_will_do():
     codes = torch.arange(20).view(2, 10)
     assert code_influence(PatchTokenizer(), codes) == {"own": 1, "earlier": 0, "later": 0}
+
+
+def test_codes_that_change_nothing_have_no_influence():
+    assert code_influence(PatchTokenizer(), torch.ones(2, 10)) == {"own": 0, "earlier": 0, "later": 0}

@@ -2,16 +2,20 @@
 
 import json
 import statistics
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import yaml
 from PIL import Image
 
+from experiments import job_runner
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
-from experiments.ablation.results import Measure, table
+from experiments.ablation.results import Measure, differences, table
 from experiments.job_runner import Job
 from tests.support import launch, toy
+from tests.support.forked import Script
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from utils.config import load_config
@@ -98,7 +102,7 @@ def test_variants_that_share_codes_share_the_jobs(written):
     (_, one), (_, both) = (make_plan(written, "seeds=[3]", f"only=[{only}]") for only in ("two", "causal,two"))
     causal = [job for job in both if job.name.startswith("causal")]
     assert {job.name.split(": ")[1] for job in causal if job in one} >= {"stage 1", "ar", "reversed"}
-    assert len(both) - len(one) == 3  # reconstructions, samples and evaluation of (c) itself
+    assert len(both) - len(one) == 4  # reconstructions, influence, samples and evaluation of (c) itself
 
 
 def test_a_variant_can_have_its_own_generator_on_the_codes_of_another(written):
@@ -161,6 +165,12 @@ def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written):
     assert "classifier for the loss" not in [job.name for job in make_plan(written)[1]]
 
 
+def test_classifiers_can_learn_data_of_their_own(written):
+    jobs = {job.name: job.command for job in make_plan(written, "classifier_data=elsewhere")[1]}
+    for name in ("classifier", "causal, seed 3: stage 1"):
+        assert any(word.endswith("elsewhere") for word in jobs[name]) == (name == "classifier")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -182,6 +192,7 @@ def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written):
             "image_size differs: .*'\\(b\\) short': 16, '\\(c\\) causal': 32",
         ),
         ("only=[causl]", "there is no variant 'causl'; did you mean 'causal'"),
+        ("reference=causl", "reference: there is no variant 'causl'; did you mean 'causal'"),
         ("seeds=[1,1]", "seeds: '1' is taken already"),
         ("seeds=[]", "lists no seeds"),
     ],
@@ -208,15 +219,36 @@ def test_the_table_gives_mean_and_standard_deviation_over_seeds():
     assert lines[2] == f"| x, % | 30.0 ± {100 * statistics.stdev([0.1, 0.2, 0.6]):.1f} | 100.0 |"
 
 
+def test_differences_are_paired_by_seed():
+    """Seeds differ by 10 and variants by 1: unpaired, nothing could be seen. 12.706 is the quantile of one degree."""
+    groups = {
+        "a": [{"seed": 0, "x": 10.0}, {"seed": 1, "x": 20.0}, {"seed": 2, "x": 99.0}],
+        "b": [{"seed": 1, "x": 21.1}, {"seed": 0, "x": 10.9}, {"seed": 3, "x": 0.0}],
+        "c": [{"seed": 0, "x": 5.0}],
+    }
+    lines = differences(groups, [Measure("x", "x", 2), Measure("y", "y", 2)], "a").splitlines()
+    assert lines[0] == "| minus a | b | c |"
+    half = 12.706 * statistics.stdev([0.9, 1.1]) / 2**0.5
+    assert lines[2] == f"| x | +1.00 [{1 - half:+.2f}, {1 + half:+.2f}] | – |"
+    assert lines[3] == "| y | – | – |"
+
+
+def start_forked(command: tuple[str, ...], environment: dict[str, str], log: BinaryIO) -> Script:
+    """`job_runner.start_process`, without 3 s of imports for each job."""
+    return Script(list(command), environment, Path(log.name), Path(log.name))
+
+
 @pytest.mark.slow
-def test_a_whole_ablation_and_a_second_start_that_finds_it_done(written, tmp_path):
+def test_a_whole_ablation_and_a_second_start_that_finds_it_done(written, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(job_runner, "start_process", start_forked)
     earlier = {"variant": "causal", "title": "(c) causal", "seed": 9, "psnr": 1.0}
     replaced = {"variant": "causal", "title": "(c) causal", "seed": 3, "psnr": 2.0}
     out = tmp_path / "out"
     out.mkdir()
     (out / "runs.jsonl").write_text(f"{json.dumps(earlier)}\n{json.dumps(replaced)}\n")
-    command = ("-m", "experiments.ablation.run", f"config={written}", "seeds=[3]", "jobs=2", "only=[causal,two]")
-    first = launch.run(*command)
+    command = ("experiments/ablation/run.py", f"config={written}", "seeds=[3]", "jobs=2", "only=[causal,two]")
+    launch.run_here(monkeypatch, *command)
+    first = capfd.readouterr().out
     rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     assert [(row["variant"], row["seed"]) for row in rows] == [("causal", 9), ("causal", 3), ("two", 3)]
     _, causal, two = rows
@@ -225,15 +257,18 @@ def test_a_whole_ablation_and_a_second_start_that_finds_it_done(written, tmp_pat
     assert causal["nats_per_image"] == pytest.approx(7 * causal["nats_per_code"])
     assert causal["reversed_gap"] != 0
     assert 0 <= causal["drawn_agreement"] <= 1
-    assert first.stdout.count("  causal, seed 3: codes per image 7, reconstruction PSNR") == 1
+    assert first.count("  causal, seed 3: codes per image 7, reconstruction PSNR") == 1
     text = (out / "table.md").read_text().strip()
-    assert text in first.stdout
+    assert text in first
     assert f"| AR top-1 accuracy, % | {100 * causal['ar_accuracy']:.1f} | {100 * two['ar_accuracy']:.1f} |" in text
+    assert causal["influence_earlier"] == 0  # its decoder is causal, that of stage 2 is not
+    assert 0 <= two["influence_earlier"] < 1
     for name in ("measures.png", "reconstructions.png", "drawn.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 100, name
-    second = launch.run(*command)
-    count = sum(line.endswith("done before") for line in second.stdout.splitlines())
-    assert f"/{count}] " in second.stdout
+    launch.run_here(monkeypatch, *command)
+    second = capfd.readouterr().out
+    count = sum(line.endswith("done before") for line in second.splitlines())
+    assert f"/{count}] " in second
     assert count > 10
-    assert text in second.stdout
+    assert text in second

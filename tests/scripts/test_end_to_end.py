@@ -30,6 +30,7 @@ class Pipeline:
         self.folder = folder
         self.images = images
         self.processes = processes
+        self.launch = {"processes": processes, "fresh": processes > 1}
         self.ar_config = toy.write_ar_config(folder / "ar.yaml", per_gpu_batch_size=8 // processes)
         for stage in (1, 2):
             toy.write_tokenizer_config(folder / f"stage{stage}.yaml", stage, per_gpu_batch_size=8 // processes)
@@ -47,14 +48,14 @@ class Pipeline:
     def train_ar(self, tokenizer: Path) -> None:
         cache = self.folder / "cache"
         options = (f"dataset.params.pretokenization_val={cache}", f"experiment.tokenizer_checkpoint={tokenizer}")
-        run(*commands.train_ar(self.ar_config, cache, self.folder / "ar", *options), processes=self.processes)
+        run(*commands.train_ar(self.ar_config, cache, self.folder / "ar", *options), **self.launch)
 
     def sample(
         self, generator: Path, tokenizer: Path, *overrides: str, check: bool = True
     ) -> subprocess.CompletedProcess:
         output = self.folder / "samples"
         command = commands.sample_imagenet(self.ar_config, generator, tokenizer, output, *overrides)
-        return run(*command, processes=self.processes, check=check)
+        return run(*command, **self.launch, check=check)
 
 
 @pytest.fixture(scope="module")

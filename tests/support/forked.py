@@ -7,6 +7,7 @@ import resource
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 
 from tests.support.paths import ROOT
@@ -23,7 +24,7 @@ def _run_script(command: list[str], environment: dict[str, str], limits: dict, o
     os.setsid()
     os.chdir(ROOT)
     for descriptor, path in ((1, output), (2, errors)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # several ranks share it
         os.dup2(file, descriptor)
         os.close(file)
     for name, limit in limits.items():
@@ -32,7 +33,11 @@ def _run_script(command: list[str], environment: dict[str, str], limits: dict, o
     os.environ.update(environment)
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     try:
-        if command[0] == "-m":
+        if command[0] == "-c":
+            sys.argv = ["-c", *command[2:]]
+            sys.path.insert(0, str(ROOT))
+            exec(command[1], {"__name__": "__main__"})
+        elif command[0] == "-m":
             sys.argv = command[1:]
             sys.path.insert(0, str(ROOT))
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
@@ -75,3 +80,41 @@ class Script:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class Ranks:
+    """A script in `num` processes that find each other by torchrun's variables; the first failure ends them all.
+
+    The methods are those of `subprocess.Popen`.
+    """
+
+    def __init__(
+        self, command: list[str], num: int, port: int, environment: dict[str, str], output: Path, errors: Path
+    ):
+        group = {"WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environments = [environment | _words(group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(num)]
+        self._scripts = [Script(command, each, output, errors) for each in environments]
+
+    def poll(self) -> int | None:
+        codes = [script.poll() for script in self._scripts]
+        if failed := next((code for code in codes if code), None):
+            self.kill()
+            return failed
+        return None if None in codes else 0
+
+    def wait(self, timeout: float) -> int:
+        """Raises TimeoutError if a rank is still running after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the script runs longer than {timeout} s")
+            time.sleep(0.01)
+        return code
+
+    def kill(self) -> None:
+        for script in self._scripts:
+            script.kill()
+
+
+def _words(variables: dict[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in variables.items()}

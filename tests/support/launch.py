@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from tests.support.forked import Script
+from tests.support.forked import Ranks, Script
 from tests.support.paths import ROOT
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -27,20 +27,31 @@ def command_line(*command: object, processes: int = 1) -> list[str]:
     """The words that start a script of the repository with this interpreter."""
     launcher = [sys.executable]
     if processes > 1:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={_free_port()}"]
     return [*launcher, *map(str, command)]
 
 
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def run(
-    *command: object, processes: int = 1, check: bool = True, environment: dict[str, str] | None = None
+    *command: object,
+    processes: int = 1,
+    fresh: bool = False,
+    check: bool = True,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
-    """Run a script to its end. `check` asserts exit code 0; `environment` is added to this process's."""
+    """Run a script to its end. `check` asserts exit code 0; `environment` is added to this process's.
+
+    fresh: start new interpreters, several with torchrun, as users do. Otherwise they are forked from one with the
+    libraries loaded, which saves 3 s each.
+    """
     environment = ENVIRONMENT | (environment or {})
-    if processes == 1 and command[0] != "-c":
-        result = _run_forked([str(word) for word in command], environment)
+    if not fresh:
+        result = _run_forked([str(word) for word in command], processes, environment)
     else:
         line = command_line(*command, processes=processes)
         result = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
@@ -49,10 +60,13 @@ def run(
     return result
 
 
-def _run_forked(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+def _run_forked(command: list[str], processes: int, environment: dict[str, str]) -> subprocess.CompletedProcess:
     with TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        script = Script(command, environment, *outputs)
+        if processes == 1:
+            script = Script(command, environment, *outputs)
+        else:
+            script = Ranks(command, processes, _free_port(), environment, *outputs)
         try:
             script.wait(TIMEOUT)
         finally:
@@ -75,7 +89,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object, f
 
 def start(*command: object, processes: int = 1) -> subprocess.Popen | Script:
     """Start a script and return at once; its output is discarded."""
-    if processes == 1 and command[0] != "-c":
+    if processes == 1:
         return Script([str(word) for word in command], ENVIRONMENT, Path(os.devnull), Path(os.devnull))
     return subprocess.Popen(
         command_line(*command, processes=processes),

@@ -19,7 +19,7 @@ def test_a_cpu_does_not_compile_unless_asked():
 
 @pytest.mark.slow
 def test_without_a_compiler_functions_stay_eager():
-    result = run("-c", WITHOUT_COMPILER, environment={"CXX": "/nonexistent/g++"})
+    result = run("-c", WITHOUT_COMPILER, fresh=True, environment={"CXX": "/nonexistent/g++"})
     assert "[False, False, False]" in result.stdout
     assert result.stderr.count("warning: nothing is compiled, which is slower") == 1
     assert "No working C++ compiler found" in result.stderr

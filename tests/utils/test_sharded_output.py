@@ -174,6 +174,7 @@ for shard in mine:  # at once, while others may still be in `claim`
     output.shard_file(shard).write_text("{}")
 (folder / f"rank{state.process_index}.json").write_text(json.dumps(mine))
 state.wait_for_everyone()
+state.destroy_process_group()
 """
 
 

@@ -126,4 +126,4 @@ for i in range(len(cache)):
     cache.codes(i, 0)
 print(peak_memory() - before)
 """
-    assert int(run("-c", code, path).stdout) < path.stat().st_size / 4
+    assert int(run("-c", code, path, fresh=True).stdout) < path.stat().st_size / 4

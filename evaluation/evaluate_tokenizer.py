@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from accelerate import PartialState
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from dataset.crops import RESIZES, resize_center_crop
@@ -25,14 +25,13 @@ from evaluation.reconstruction import psnr, ssim
 from evaluation.reconstruction_metrics import CodeFrequencies, ImageMeans, ReconstructedBatch, ReconstructionFID
 from modeling.build import load_tokenizer
 from modeling.configs import read_tokenizer_config
-from modeling.frozen.lpips import LPIPS, VGG16
+from modeling.frozen.lpips import LPIPS_NETWORKS, load_lpips
 from modeling.interfaces import Tokenizer
 from utils.arguments import HelpFormatter, at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
 from utils.images import grid, preview_scale, save_png
 from utils.output_file import PNG, output_file
-from utils.pretrained import get_weights
 from utils.process import init_process
 from utils.progress import tqdm
 from utils.workers import Loader
@@ -58,7 +57,7 @@ class TokenizerEvaluation:
         num_workers: int,
         max_images: int | None = None,
         resize: str = "bilinear",
-        lpips: LPIPS | None = None,
+        lpips: nn.Module | None = None,
         inception: Extractor | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
@@ -150,8 +149,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--classifier", type=file_path, help="use this classifier (evaluation/train_classifier.py), not Inception"
     )
+    parser.add_argument("--lpips_network", choices=LPIPS_NETWORKS, default="vgg16", help="network of LPIPS")
     parser.add_argument(
-        "--lpips_checkpoint", type=file_path, help="VGG16 weights for LPIPS; default: torch's hub cache, or a download"
+        "--lpips_checkpoint", type=file_path, help="its weights; default: torch's hub cache, or a download of VGG16"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU if there is one")
@@ -181,8 +181,7 @@ def evaluate(args: argparse.Namespace, chosen: list[str], state: PartialState) -
     lpips = inception = None
     if "lpips" in chosen:
         with state.local_main_process_first():  # one download per machine
-            weights = get_weights("VGG16", VGG16.url, "--lpips_checkpoint", args.lpips_checkpoint)
-        lpips = LPIPS(weights).to(state.device)
+            lpips = load_lpips(args.lpips_network, args.lpips_checkpoint, "--lpips_checkpoint").to(state.device)
     if "rfid" in chosen:
         inception = load_extractor(args.inception, args.classifier, state.device)
     evaluation = TokenizerEvaluation(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, device, nn
 
 from modeling.frozen.imagenet_classifiers import load_classifier
-from modeling.frozen.lpips import LPIPS, VGG16
+from modeling.frozen.lpips import LPIPS, LPIPS_NETWORKS, load_lpips
 from modeling.interfaces import LossTerm, PerceptualPicture, TokenizerOutput
 from modeling.layers.layout import convolution_layout
 from modeling.layers.precision import at_least_float32
@@ -13,7 +13,6 @@ from train_tokenizer.losses import LogitLoss, hinge_generator_loss
 from train_tokenizer.phases import Phase, PhaseSchedule
 from utils.config import option
 from utils.errors import UserError
-from utils.pretrained import get_weights
 
 
 @dataclass
@@ -26,8 +25,9 @@ class LossSettings:
     perceptual_checkpoint: str | None = option(
         None, "its weights; null: torch's hub cache, else a download", path="read"
     )
+    lpips_network: str = option("vgg16", "network of LPIPS", choices=LPIPS_NETWORKS)
     lpips_checkpoint: str | None = option(
-        None, "VGG16 weights for LPIPS; null: torch's hub cache, else a download", path="read"
+        None, "its weights; null: torch's hub cache, else a download of VGG16", path="read"
     )
     random_weights: bool = option(False, "untrained perceptual networks, only for tests")
     full_precision: bool = option(False, "compute the losses on pixels and the discriminator in float32, as TiTok")
@@ -60,10 +60,8 @@ class TokenizerLoss:
             classifier = load_classifier(name, checkpoint, settings.random_weights)
             self.logit_loss = _frozen(LogitLoss(classifier), to, compile)
         if schedule.uses_lpips:
-            weights = None
-            if not settings.random_weights:
-                weights = get_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", settings.lpips_checkpoint)
-            self.lpips = _frozen(LPIPS(weights), to, compile)
+            given = settings.lpips_network, settings.lpips_checkpoint, "losses.lpips_checkpoint"
+            self.lpips = _frozen(LPIPS(None) if settings.random_weights else load_lpips(*given), to, compile)
 
     def __call__(
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None

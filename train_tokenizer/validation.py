@@ -26,9 +26,9 @@ class Validation:
         self.accelerator = accelerator
         self.min_usage = config.validation.min_codebook_usage
         device, lpips = accelerator.device, loss.lpips
-        vgg = find_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.losses.lpips_checkpoint)
-        if lpips is None and vgg:
-            lpips = LPIPS(vgg).to(device)
+        if lpips is None and config.losses.lpips_network == "vgg16":
+            vgg = find_weights("VGG16", VGG16.url, "losses.lpips_checkpoint", config.losses.lpips_checkpoint)
+            lpips = LPIPS(vgg).to(device) if vgg else None
         weights = inception_weights(config.validation.inception_checkpoint, download=False)
         inception = InceptionExtractor(weights, device) if weights else None
         self.found = [name for name, network in (("LPIPS", lpips), ("rFID", inception)) if network is not None]

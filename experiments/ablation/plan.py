@@ -17,7 +17,7 @@ from experiments.ablation.config import AblationConfig, Variant, check
 from experiments.job_runner import Job
 from modeling.build import build_generator, code_layout
 from modeling.configs import read_tokenizer_config
-from modeling.frozen.imagenet_classifiers import SMALL_CLASSIFIER
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from utils.config import load_config
@@ -196,16 +196,20 @@ def evaluation_jobs(
 
 
 def with_loss_classifier(train: Job, composed: TokenizerConfig, job: Callable[..., Job]) -> list[Job]:
-    """A tokenizer's training, after that of the classifier in its loss if it needs one.
+    """A tokenizer's training, after that of the classifier in its losses if it needs one.
 
     That classifier has another seed than the one that scores the samples.
     """
-    if composed.losses.perceptual_model != SMALL_CLASSIFIER or composed.losses.perceptual_checkpoint:
+    losses = composed.losses
+    networks = {"perceptual": losses.perceptual_model, "lpips": losses.lpips_network}
+    given = {"perceptual": losses.perceptual_checkpoint, "lpips": losses.lpips_checkpoint}
+    missing = [loss for loss, network in networks.items() if network == SMALL_CLASSIFIER and not given[loss]]
+    if not missing:
         return [train]
     values = {"file": "loss_classifier", "classifier_seed": 1, "image_size": composed.model.vq_model.image_size}
     classifier = job("classifier for the loss", TRAIN_CLASSIFIER, "{out}/{file}.safetensors", **values)
     [path] = classifier.outputs
-    command = (*train.command, f"losses.perceptual_checkpoint={path}")
+    command = (*train.command, *(f"losses.{loss}_checkpoint={path}" for loss in missing))
     return [classifier, replace(train, command=command, inputs=(*train.inputs, path))]
 
 

@@ -8,24 +8,50 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from experiments.job_runner import Job, JobRunner
 from utils.errors import entry_point
 from utils.folder_lock import exclusive_lock
+
+
+def fast_bf16() -> bool:
+    """Whether bf16 is faster than float32 here: on a GPU, or on a CPU with instructions for it."""
+    cpu = Path("/proc/cpuinfo")
+    return torch.cuda.is_available() or (cpu.is_file() and "avx512_bf16" in cpu.read_text())
 
 
 def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
     """data: image folder; output: results; source: the four original files, or None for a download."""
     values = {"data": data, "out": output, "source": source, "configs": "configs/fashion_mnist"}
     values |= {f"stage{n}": output / f"tokenizer_stage{n}" for n in (1, 2)} | {"weights": "model.safetensors"}
+    values |= {"training": "bf16", "encoding": "bf16"} if fast_bf16() else {"training": "no", "encoding": "fp32"}
     job = partial(Job.from_templates, **values)
     return [
         job(  # no outputs: the script itself skips what exists
             "data: Fashion-MNIST as an image folder",
             "-m dataset.fashion_mnist --output {data}" + (" --source {source}" if source else ""),
         ),
+        *(
+            job(
+                "classifier {purpose}",
+                """-m evaluation.train_classifier --data_path {data} --img_size 32
+                   --output {out}/{file}.safetensors --epochs {epochs} --seed {seed}""",
+                outputs="{out}/{file}.safetensors",
+                purpose=purpose,
+                file=file,
+                epochs=epochs,
+                seed=seed,
+            )
+            for purpose, file, epochs, seed in (
+                ("of stage 2's loss", "loss_classifier", 1, 1),
+                ("that judges the samples", "classifier", 1.5, 0),
+            )
+        ),
         job(
             "tokenizer, stage 1: causal decoder",
             """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage1.yaml
+               training.mixed_precision={training}
                experiment.output_dir={stage1} dataset.params.data_path={data}""",
             outputs="{stage1}",
             inputs="{configs}/tokenizer_stage1.yaml",
@@ -33,28 +59,25 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
         job(
             "tokenizer, stage 2: bidirectional decoder",
             """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage2.yaml
+               training.mixed_precision={training} losses.perceptual_checkpoint={out}/loss_classifier.safetensors
                experiment.output_dir={stage2} dataset.params.data_path={data}
                experiment.init_from={stage1}/{weights}""",
             outputs="{stage2}",
-            inputs="{configs}/tokenizer_stage2.yaml {stage1}/{weights}",
+            inputs="{configs}/tokenizer_stage2.yaml {stage1}/{weights} {out}/loss_classifier.safetensors",
         ),
         *(
             job(
                 "tokens, {split} split",
-                """pretokenization.py --img_size 32 --batch_size 32 --num_workers 0
+                """pretokenization.py --img_size 32 --batch_size 64 --num_workers 0
+                   --max_images {images} --precision {encoding}
                    --data_path {data} --split {split} --cached_path {out}/cache_{split}
                    --tokenizer_config {configs}/tokenizer_stage2.yaml --tokenizer_checkpoint {stage2}/{weights}""",
                 outputs="{out}/cache_{split}",
                 inputs="{stage2}/{weights}",
                 split=split,
+                images=images,
             )
-            for split in ("train", "val")
-        ),
-        job(
-            "independent classifier, trained on the training split",
-            """-m evaluation.train_classifier --data_path {data} --img_size 32
-               --output {out}/classifier.safetensors --epochs 1.5""",
-            outputs="{out}/classifier.safetensors",
+            for split, images in (("train", 30000), ("val", 4000))  # with mirror images more than the training sees
         ),
         job(
             "reference images of the validation split",
@@ -63,7 +86,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
         ),
         job(
             "autoregressive model",
-            """train_ar.py config={configs}/ar.yaml experiment.tokenizer_checkpoint={stage2}/{weights}
+            """train_ar.py config={configs}/ar.yaml training.mixed_precision={training} experiment.tokenizer_checkpoint={stage2}/{weights}
                experiment.output_dir={out}/ar
                dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val
                training.eval_fid_reference={out}/reference.npz

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from modeling.frozen.small_classifier import read_classifier
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, read_classifier
 from utils.errors import UserError, first_line, nearest
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
@@ -15,7 +15,6 @@ from utils.weights import load_strict, read_state_dict
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TORCHVISION_SIZE = 224
-SMALL_CLASSIFIER = "small_classifier"  # the network in modeling/frozen/small_classifier.py
 CHECKPOINT_KEY = "losses.perceptual_checkpoint"
 
 

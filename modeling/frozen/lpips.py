@@ -1,16 +1,22 @@
-"""LPIPS with VGG16 (Zhang et al. 2018, arXiv:1801.03924), as a loss and as a metric."""
+"""LPIPS (Zhang et al. 2018, arXiv:1801.03924) with VGG16 or with a small classifier, as a loss and as a metric."""
 
 import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, read_classifier
 from modeling.layers.layout import for_convolutions
+from modeling.layers.precision import at_least_float32
+from utils.errors import UserError
+from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
 
 VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
+LPIPS_NETWORKS = ("vgg16", SMALL_CLASSIFIER)
 
 
 class LPIPS(nn.Module):
@@ -37,3 +43,33 @@ class LPIPS(nn.Module):
         """Both (B, 3, H, W) in [0, 1]. Returns the distance of each pair, (B,)."""
         pair = (for_convolutions(x * 2 - 1) for x in (images, reconstruction))
         return self.metric(*pair).float().flatten()
+
+
+class ClassifierDistance(nn.Module):
+    """LPIPS in the features of `evaluation/train_classifier.py`'s network, with equal weights of all channels.
+
+    The features of each stage have length 1 at each place. Their squared differences are summed over channels,
+    averaged over places and summed over stages: formula 1 of the paper with w = 1.
+    """
+
+    def __init__(self, checkpoint: str | Path):
+        super().__init__()
+        self.network = read_classifier(checkpoint)[0].requires_grad_(False)
+
+    def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
+        """Both (B, 3, H, W) in [0, 1]. Returns the distance of each pair, (B,)."""
+        pair = (self.network.maps(for_convolutions(x)) for x in (images, reconstruction))
+        stages = [[F.normalize(at_least_float32(x), dim=1) for x in maps] for maps in pair]
+        return sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(*stages, strict=True))
+
+
+def load_lpips(network: str, checkpoint: str | Path | None, key: str) -> nn.Module:
+    """One of LPIPS_NETWORKS, from (B, 3, H, W) in [0, 1], twice, to (B,). Without a file VGG16 is downloaded.
+
+    key: the setting that names the file, for errors. Raises UserError.
+    """
+    if network != SMALL_CLASSIFIER:
+        return LPIPS(get_weights("VGG16", VGG16.url, key, checkpoint))
+    if not checkpoint:
+        raise UserError(f"LPIPS with {SMALL_CLASSIFIER} needs {key}, a file of python -m evaluation.train_classifier")
+    return ClassifierDistance(checkpoint)

@@ -13,6 +13,7 @@ from utils.atomic import atomic_path
 from utils.errors import UserError
 from utils.weights import load_strict, read_state_dict
 
+SMALL_CLASSIFIER = "small_classifier"  # its name in settings
 SPATIAL_CHANNELS = 7  # ADM's number for sFID
 
 
@@ -37,14 +38,18 @@ class Classifier(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = nn.Linear(last, num_classes)
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images: (B, 3, H, W) in [0, 1] -> pool (B, d), spatial (B, s), logits (B, classes)."""
-        x = images * 2 - 1
-        maps = []
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """images: (B, 3, H, W) in [0, 1] -> the features of each stage, (B, channels, rows, columns)."""
+        x, maps = images * 2 - 1, []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        pool = x.mean((2, 3))
+        return maps
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """images: (B, 3, H, W) in [0, 1] -> pool (B, d), spatial (B, s), logits (B, classes)."""
+        maps = self.maps(images)
+        pool = maps[-1].mean((2, 3))
         spatial = maps[-2][:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         return pool, spatial, self.head(pool)
 

@@ -154,14 +154,15 @@ def test_a_probe_without_overrides_is_switched_off(written):
     assert not [job for job in jobs if job.name.endswith("reversed")]
 
 
-def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written):
-    loss = "overrides.stage1=[losses.perceptual_model=small_classifier]"
+@pytest.mark.parametrize(("option", "file"), [("perceptual_model", "perceptual"), ("lpips_network", "lpips")])
+def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written, option, file):
+    loss = f"overrides.stage1=[losses.{option}=small_classifier]"
     jobs = {job.name: job for job in make_plan(written, "only=[causal]", "seeds=[3]", loss)[1]}
     judge, other, stage1 = (jobs[n] for n in ("classifier", "classifier for the loss", "causal, seed 3: stage 1"))
     seeds = {job.command[job.command.index("--seed") + 1] for job in (judge, other)}
     assert len(seeds) == 2
     assert stage1.needs(other)
-    assert stage1.command[-1] == f"losses.perceptual_checkpoint={other.outputs[0]}"
+    assert stage1.command[-1] == f"losses.{file}_checkpoint={other.outputs[0]}"
     assert "classifier for the loss" not in [job.name for job in make_plan(written)[1]]
 
 

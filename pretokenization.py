@@ -14,7 +14,7 @@ from dataset.token_cache.check import check_against_images, check_content, draw_
 from dataset.token_cache.encode import EncodeSettings, pretokenize
 from dataset.token_cache.metadata import LAYOUTS, SHARD_SIZE, CacheMetadata
 from dataset.token_cache.reader import TokenCache, open_token_cache
-from modeling.build import code_layout, load_tokenizer
+from modeling.build import code_layout, load_tokenizer, tokenizer_fingerprint
 from modeling.configs import read_tokenizer_config
 from modeling.interfaces import CodeLayout
 from modeling.layers.precision import PRECISIONS, default_precision
@@ -22,7 +22,6 @@ from utils.arguments import at_least, file_path
 from utils.errors import UserError, entry_point
 from utils.pretrained import config_file, find_pretrained_weights
 from utils.process import init_process
-from utils.weights import fingerprint
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def encode(args: argparse.Namespace, defaults: Defaults) -> None:
         crop="ten_crop" if args.ten_crop else "center_and_flip",
         split=args.split,
         precision=args.precision or default_precision(state.device),
-        tokenizer_sha256=fingerprint(tokenizer.state_dict()),
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
         classes=images.classes,
         layout=args.format,
         shard_size=args.shard_size,
@@ -154,7 +153,7 @@ def check(args: argparse.Namespace) -> None:
         print(f"the codes are not compared with their images: {error}")
         return
     tokenizer = load_tokenizer(read_tokenizer_config(config), checkpoint, init_process(args.device).device)
-    if fingerprint(tokenizer.state_dict()) != metadata.tokenizer_sha256:
+    if tokenizer_fingerprint(tokenizer) != metadata.tokenizer_sha256:
         raise UserError(f"{checkpoint} is not the tokenizer that made {args.check}: its SHA-256 differs")
     check_against_images(cache, images, tokenizer, args.check_images)
 

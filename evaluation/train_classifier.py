@@ -71,6 +71,9 @@ def main() -> None:
         "--seed", type=number(int, min=0, below=2**32), default=0, help="seed of weights and data order"
     )
     parser.add_argument("--num_workers", type=at_least(0), default=0, help="decoding processes")
+    parser.add_argument(
+        "--max_images", type=at_least(1), help="learn at most this many, evenly spaced over the classes"
+    )
     args = parser.parse_args()
     if args.output.is_file():
         read_classifier(args.output)
@@ -84,7 +87,8 @@ def train_and_save(args: argparse.Namespace) -> None:
     device = init_process().device
     training = list_images(args.data_path, "train")
     held_out = list_images(args.data_path, "val").numbered_like(training)
-    crops, labels = load_all(training, args.img_size, args.num_workers)
+    learned = training.evenly_spaced(args.max_images) if args.max_images else training
+    crops, labels = load_all(learned, args.img_size, args.num_workers)
     network = train(crops, labels, len(training.classes), args.epochs, args.batch_size, device, args.seed)
     score = accuracy(network, *load_all(held_out, args.img_size, args.num_workers), device)
     save_classifier(args.output, network, args.img_size, score)

@@ -11,7 +11,7 @@ from modeling.configs import read_models_config, read_tokenizer_config
 from modeling.interfaces import GENERATORS, TOKENIZERS, CodeLayout, Generator, Tokenizer, TrainableTokenizer
 from utils.errors import UserError
 from utils.pretrained import pretrained_weights, tokenizer_beside
-from utils.weights import load_strict, read_state_dict
+from utils.weights import fingerprint, load_strict, read_state_dict
 
 
 def _layout(vq_model: Any) -> CodeLayout | None:
@@ -75,6 +75,11 @@ def load_tokenizer(vq_model: Any, checkpoint: str | Path, device: torch.device |
     family = TOKENIZERS.part_class(vq_model.name)
     how = {"optional": family.optional_keys, "variants": family.variants}
     return _load(lambda: build_tokenizer(vq_model), tokenizer_beside(checkpoint), device, **how)
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 over the weights that encode and decode, whatever training keeps beside them."""
+    return fingerprint({key: v for key, v in tokenizer.state_dict().items() if key not in tokenizer.optional_keys})
 
 
 def load_generator(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from modeling.build import load_tokenizer
+from modeling.build import load_tokenizer, tokenizer_fingerprint
 from modeling.interfaces import Generator, Tokenizer
 from sampling.decoding import decoder_settings, make_decoder
 from sampling.noise import image_noise
@@ -16,7 +16,6 @@ from utils.errors import first_line
 from utils.images import grid, preview_scale
 from utils.pretrained import find_pretrained_weights
 from utils.progress import tqdm
-from utils.weights import fingerprint
 
 MAX_CLASSES = 10
 IMAGES_PER_CLASS = 4
@@ -47,7 +46,7 @@ class Previews:
         self.tokenizer: Tokenizer | None = None
         if not cached or (self.every and (accelerator.is_main_process or sharded)):
             self.tokenizer = load_tokenizer(config.model.vq_model, checkpoint, accelerator.device)
-            if tokenizer_sha256 and (loaded := fingerprint(self.tokenizer.state_dict())) != tokenizer_sha256:
+            if tokenizer_sha256 and (loaded := tokenizer_fingerprint(self.tokenizer)) != tokenizer_sha256:
                 accelerator.print(
                     "warning: experiment.tokenizer_checkpoint is not the tokenizer that made the token cache:"
                     f" SHA-256 {loaded[:12]} and {tokenizer_sha256[:12]}. Its pictures are wrong, unless both have the"

@@ -42,7 +42,7 @@ class CacheMetadata:
     crop: str  # "ten_crop" or "center_and_flip"
     split: str
     precision: str  # "fp32" or "bf16"
-    tokenizer_sha256: str  # utils.weights.fingerprint
+    tokenizer_sha256: str  # modeling.build.tokenizer_fingerprint
     classes: tuple[str, ...]
     layout: str = "packed"
     shard_size: int = SHARD_SIZE

@@ -16,10 +16,12 @@ from training.logging import last_logged
 from training.plots import plot_runs
 from utils.atomic import read_json, write_json
 from utils.errors import entry_point
-from utils.images import labelled_rows, save_png
+from utils.images import labelled_columns, labelled_rows, save_png
 
 NUM_RECONSTRUCTIONS = 20
 SAMPLES_PER_CLASS = 10
+PER_CLASS_BESIDE = 6  # samples, and as many real images
+HEADER = 24  # pixels above them for the titles
 PANELS = (
     ("tokenizer_stage1", ("loss", "reconstruction")),
     ("tokenizer_stage1", ("val_psnr",)),
@@ -44,6 +46,7 @@ precision, recall                   {precision:.3f}, {recall:.3f}
 
 {output}/reconstructions.png  originals, stage 1, stage 2
 {output}/samples.png          samples, a row per class
+{output}/samples_beside_real.png  samples and validation images
 {output}/curves.png           losses and accuracy
 {output}/ar/accuracy_by_position.png  top-1 accuracy for each place in the image
 {output}/samples.npz          {num_samples} samples in ADM's format
@@ -73,8 +76,12 @@ def main() -> None:
     tokenizers = {f"stage {n}": output / f"tokenizer_stage{n}" for n in (1, 2)}
     reconstructions = reconstruction_rows(held_out, samples.shape[1], tokenizers, NUM_RECONSTRUCTIONS)
     save_png(reconstructions, output / "reconstructions.png")
-    rows = class_rows(samples, labels, len(held_out.classes), SAMPLES_PER_CLASS)
-    save_png(labelled_rows(rows, class_names(held_out)), output / "samples.png")
+    names = class_names(held_out)
+    save_png(labelled_rows(class_rows(samples, labels, len(names), SAMPLES_PER_CLASS), names), output / "samples.png")
+    pairs = {"samples": (samples, labels), "real images": all_images(output / "reference.npz")}
+    blocks = [class_rows(*pair, len(names), PER_CLASS_BESIDE) for pair in pairs.values()]
+    beside = labelled_rows(labelled_columns(blocks, list(pairs), margin=HEADER), names, top=HEADER)
+    save_png(beside, output / "samples_beside_real.png")
     plot_runs({run: output / run for run, _ in PANELS}, PANELS, output / "curves.png")
 
     evaluation = read_json(output / "evaluation.json")

@@ -36,16 +36,17 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
             job(
                 "classifier {purpose}",
                 """-m evaluation.train_classifier --data_path {data} --img_size 32
-                   --output {out}/{file}.safetensors --epochs {epochs} --seed {seed}""",
+                   --output {out}/{file}.safetensors --epochs {epochs} --seed {seed} --max_images {images}""",
                 outputs="{out}/{file}.safetensors",
                 purpose=purpose,
                 file=file,
+                images=images,
                 epochs=epochs,
                 seed=seed,
             )
-            for purpose, file, epochs, seed in (
-                ("of stage 2's loss", "loss_classifier", 1, 1),
-                ("that judges the samples", "classifier", 1.5, 0),
+            for purpose, file, images, epochs, seed in (
+                ("of stage 2's loss", "loss_classifier", 20000, 1.5, 1),
+                ("that judges the samples", "classifier", 60000, 1.5, 0),
             )
         ),
         job(
@@ -86,7 +87,8 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
         ),
         job(
             "autoregressive model",
-            """train_ar.py config={configs}/ar.yaml training.mixed_precision={training} experiment.tokenizer_checkpoint={stage2}/{weights}
+            """train_ar.py config={configs}/ar.yaml training.mixed_precision={training}
+               experiment.tokenizer_checkpoint={stage2}/{weights}
                experiment.output_dir={out}/ar
                dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val
                training.eval_fid_reference={out}/reference.npz

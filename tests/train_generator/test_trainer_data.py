@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling.build import tokenizer_fingerprint
 from tests.support import toy
 from tests.support.commands import pretokenize, train_ar
 from tests.support.launch import run
@@ -81,7 +82,7 @@ def test_a_tokenizer_that_did_not_make_the_cache_is_warned_about(tmp_path, capfd
     weights = export_weights(tmp_path / "tokenizer", tokenizer.state_dict())[1]
     generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
     assert warning in capfd.readouterr().out
-    pretend_another_tokenizer(tmp_path / "cache", fingerprint(tokenizer.state_dict()))
+    pretend_another_tokenizer(tmp_path / "cache", tokenizer_fingerprint(tokenizer))
     generator_trainer(tmp_path, "run", f"experiment.tokenizer_checkpoint={weights}")
     assert warning not in capfd.readouterr().out
 

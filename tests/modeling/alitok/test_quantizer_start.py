@@ -1,12 +1,13 @@
 """AliTok's training while quantization grows."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from modeling.alitok.tokenizer import AliTok
-from modeling.build import load_tokenizer
+from modeling.build import load_tokenizer, tokenizer_fingerprint
 from tests.support import toy
 from utils.weights import export_weights
 
@@ -82,3 +83,14 @@ def test_exported_weights_load(tmp_path):
     export_weights(tmp_path, state)
     loaded = load_tokenizer(tokenizer.config, tmp_path / "model.safetensors", "cpu")
     assert torch.equal(loaded.encode(IMAGES), tokenizer.eval().encode(IMAGES))
+
+
+def test_the_fingerprint_is_of_the_weights_alone(tmp_path):
+    """A token cache and a generator's training may read one file under configurations with other starts."""
+    tokenizer = training_tokenizer(100)
+    export_weights(tmp_path, tokenizer.state_dict())
+    configs = [replace(tokenizer.config, quantizer_start_steps=steps) for steps in (0, 100)]
+    loaded = [load_tokenizer(config, tmp_path / "model.safetensors", "cpu") for config in configs]
+    assert tokenizer_fingerprint(loaded[0]) == tokenizer_fingerprint(loaded[1]) == tokenizer_fingerprint(tokenizer)
+    loaded[0].encoder.conv_out.bias[0] += 1e-6
+    assert tokenizer_fingerprint(loaded[0]) != tokenizer_fingerprint(tokenizer)

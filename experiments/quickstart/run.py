@@ -78,7 +78,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
                 split=split,
                 images=images,
             )
-            for split, images in (("train", 30000), ("val", 4000))  # with mirror images more than the training sees
+            for split, images in (("train", 25000), ("val", 4000))  # and their mirror images
         ),
         job(
             "reference images of the validation split",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, device, nn
 
 from modeling.frozen.imagenet_classifiers import load_classifier
-from modeling.frozen.lpips import LPIPS, LPIPS_NETWORKS, load_lpips
+from modeling.frozen.lpips import LPIPS_NETWORKS, load_lpips
 from modeling.interfaces import LossTerm, PerceptualPicture, TokenizerOutput
 from modeling.layers.layout import convolution_layout
 from modeling.layers.precision import at_least_float32
@@ -61,7 +61,7 @@ class TokenizerLoss:
             self.logit_loss = _frozen(LogitLoss(classifier), to, compile)
         if schedule.uses_lpips:
             given = settings.lpips_network, settings.lpips_checkpoint, "losses.lpips_checkpoint"
-            self.lpips = _frozen(LPIPS(None) if settings.random_weights else load_lpips(*given), to, compile)
+            self.lpips = _frozen(load_lpips(*given, settings.random_weights), to, compile)
 
     def __call__(
         self, images: Tensor, output: TokenizerOutput, phase: Phase, discriminator: nn.Module | None

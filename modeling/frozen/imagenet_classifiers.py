@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from modeling.frozen.small_classifier import SMALL_CLASSIFIER, read_classifier
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, Classifier, read_classifier
 from utils.errors import UserError, first_line, nearest
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
@@ -36,7 +36,7 @@ def load_classifier(name: str, checkpoint: str | None, random_weights: bool = Fa
     Raises UserError that says which file to put where.
     """
     if name == SMALL_CLASSIFIER:
-        return _small_classifier(checkpoint)
+        return _small_classifier(checkpoint, random_weights)
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
     import timm  # imported late: it takes a second
@@ -50,7 +50,9 @@ def load_classifier(name: str, checkpoint: str | None, random_weights: bool = Fa
     )
 
 
-def _small_classifier(checkpoint: str | None) -> ImageClassifier:
+def _small_classifier(checkpoint: str | None, random_weights: bool) -> ImageClassifier:
+    if random_weights:
+        return ImageClassifier(Classifier(num_classes=10).eval(), 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     if not checkpoint:
         raise UserError(
             f"losses.perceptual_model={SMALL_CLASSIFIER} needs {CHECKPOINT_KEY}, a file of"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from modeling.frozen.small_classifier import SMALL_CLASSIFIER, read_classifier
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, Classifier, read_classifier
 from modeling.layers.layout import for_convolutions
 from modeling.layers.precision import at_least_float32
 from utils.errors import UserError
@@ -52,9 +52,11 @@ class ClassifierDistance(nn.Module):
     averaged over places and summed over stages: formula 1 of the paper with w = 1.
     """
 
-    def __init__(self, checkpoint: str | Path):
+    def __init__(self, checkpoint: str | Path | None):
+        """checkpoint: a file that evaluation/train_classifier.py wrote; None leaves random weights, for tests only."""
         super().__init__()
-        self.network = read_classifier(checkpoint)[0].requires_grad_(False)
+        network = Classifier(num_classes=10).eval() if checkpoint is None else read_classifier(checkpoint)[0]
+        self.network = network.requires_grad_(False)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Both (B, 3, H, W) in [0, 1]. Returns the distance of each pair, (B,)."""
@@ -63,11 +65,13 @@ class ClassifierDistance(nn.Module):
         return sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(*stages, strict=True))
 
 
-def load_lpips(network: str, checkpoint: str | Path | None, key: str) -> nn.Module:
+def load_lpips(network: str, checkpoint: str | Path | None, key: str, random_weights: bool = False) -> nn.Module:
     """One of LPIPS_NETWORKS, from (B, 3, H, W) in [0, 1], twice, to (B,). Without a file VGG16 is downloaded.
 
-    key: the setting that names the file, for errors. Raises UserError.
+    key: the setting that names the file, for errors. random_weights: for tests only. Raises UserError.
     """
+    if random_weights:
+        return ClassifierDistance(None) if network == SMALL_CLASSIFIER else LPIPS(None)
     if network != SMALL_CLASSIFIER:
         return LPIPS(get_weights("VGG16", VGG16.url, key, checkpoint))
     if not checkpoint:

@@ -49,5 +49,7 @@ def test_the_distance_of_a_small_classifier(tmp_path):
     value.sum().backward()
     assert reconstruction.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in metric.parameters())
+    untrained = load_lpips("small_classifier", None, "losses.lpips_checkpoint", random_weights=True)
+    assert untrained(*pair()).shape == (2,)
     with pytest.raises(UserError, match=r"needs losses.lpips_checkpoint, a file of python -m evaluation.train_class"):
         load_lpips("small_classifier", None, "losses.lpips_checkpoint")

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from modeling.build import code_layout, load_generator, load_tokenizer
+from modeling.build import code_layout, load_generator, load_tokenizer, tokenizer_fingerprint
 from modeling.interfaces import GENERATORS, Generator
 from modeling.layers.precision import default_precision
 from sampling.batch_size import choose_batch_size
@@ -82,7 +82,7 @@ def main() -> None:
     classes = class_per_image(config, generator.num_classes)
     precision = sampling.precision or default_precision(state.device)
     identity = {  # what decides the images
-        "tokenizer": fingerprint(tokenizer.state_dict()),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
         "generator": fingerprint(generator.state_dict()),
         "seed": model.generator.seed,
         **asdict(settings),

@@ -17,7 +17,10 @@ from modeling.interfaces import Tokenizer
 from utils.arguments import HelpFormatter, at_least, file_path
 from utils.atomic import write_json
 from utils.errors import UserError, entry_point
+from utils.output_file import output_file
 from utils.process import init_process
+
+NUMBERS = b'{\n  "'  # how a file of --json begins
 
 
 @torch.no_grad()
@@ -50,6 +53,11 @@ def main() -> None:
     parser.add_argument("--images", type=at_least(2), default=64, help="number of images, evenly spaced over classes")
     parser.add_argument("--json", type=file_path, help="also write the shares of each tokenizer to this file")
     args = parser.parse_args()
+    with output_file(args.json, "--json", NUMBERS):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     device = init_process().device
     images = list_images(args.data_path, args.split)
     rows = {}

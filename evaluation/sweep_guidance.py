@@ -21,6 +21,7 @@ from evaluation.reference import Reference
 from evaluation.sweep_axes import Point, grid, point_name, settings_of, typed_axes
 from evaluation.sweep_points import PointFeatures, draw_features
 from evaluation.sweep_report import HIDDEN, best, heat_map, overrides, table
+from modeling.build import tokenizer_fingerprint
 from sampling.pipeline import Pipeline
 from sampling.shards import choose_shard_size
 from utils.atomic import write_json, write_text
@@ -100,7 +101,7 @@ class Sweep:
         self.reference.require_network(self.extractor)
         self._inputs: MetricInputs | None = None
         self.identity = {
-            "tokenizer": fingerprint(self.pipeline.tokenizer.state_dict()),
+            "tokenizer": tokenizer_fingerprint(self.pipeline.tokenizer),
             "generator": fingerprint(self.pipeline.generator.state_dict()),
             "seed": self.pipeline.seed,
             "precision": self.pipeline.precision,

@@ -20,6 +20,7 @@ from modeling.configs import read_tokenizer_config
 from modeling.frozen.small_classifier import SMALL_CLASSIFIER
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
+from train_tokenizer.phases import PhaseSchedule
 from utils.config import load_config
 from utils.errors import UserError
 from utils.weights import EXPORTED_FILE
@@ -42,7 +43,7 @@ TRAIN_GENERATOR = """train_ar.py config={configs[ar]} training.seed={seed}
                      dataset.params.pretokenization={codes}/cache_train
                      dataset.params.pretokenization_val={codes}/cache_val
                      model.generator.condition_num_classes={num_classes}"""
-EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics psnr,ssim,rfid
+EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics rfid
                         --tokenizer_config {tokenizer}/config.yaml --tokenizer_checkpoint {tokenizer}/{weights}
                         --classifier {out}/classifier.safetensors --json {folder}/tokenizer.json
                         --batch_size 64 --num_workers {workers}"""
@@ -200,10 +201,12 @@ def with_loss_classifier(train: Job, composed: TokenizerConfig, job: Callable[..
 
     That classifier has another seed than the one that scores the samples.
     """
-    losses = composed.losses
-    networks = {"perceptual": losses.perceptual_model, "lpips": losses.lpips_network}
-    given = {"perceptual": losses.perceptual_checkpoint, "lpips": losses.lpips_checkpoint}
-    missing = [loss for loss, network in networks.items() if network == SMALL_CLASSIFIER and not given[loss]]
+    losses, schedule = composed.losses, PhaseSchedule(composed.phases, 0, composed.lr_scheduler.params)
+    networks = (
+        ("perceptual", schedule.uses_perceptual, losses.perceptual_model, losses.perceptual_checkpoint),
+        ("lpips", schedule.uses_lpips, losses.lpips_network, losses.lpips_checkpoint),
+    )
+    missing = [loss for loss, used, name, file in networks if used and name == SMALL_CLASSIFIER and not file]
     if not missing:
         return [train]
     values = {"file": "loss_classifier", "classifier_seed": 1, "image_size": composed.model.vq_model.image_size}

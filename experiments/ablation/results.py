@@ -1,6 +1,5 @@
 """Numbers of finished runs, their table and their plot."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
     """All numbers of a finished run, read from its folders."""
 
     def read(name: str, prefix: str = "") -> dict[str, float]:
-        numbers = json.loads((run.folder / f"{name}.json").read_text())
+        numbers = read_json(run.folder / f"{name}.json")
         return {f"{prefix}{key}": value for key, value in numbers.items() if key != "features"}
 
     row = {
@@ -126,7 +125,7 @@ def table(groups: dict[str, list[dict]], shown: list[Measure]) -> str:
     """
     lines = [["", *groups], ["---"] * (len(groups) + 1)]
     lines += [[measure.title, *map(measure.summary, groups.values())] for measure in shown]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown(lines)
 
 
 def differences(groups: dict[str, list[dict]], shown: list[Measure], reference: str) -> str:
@@ -135,6 +134,10 @@ def differences(groups: dict[str, list[dict]], shown: list[Measure], reference: 
     lines = [[f"minus {reference}", *others], ["---"] * (len(others) + 1)]
     for measure in shown:
         lines.append([measure.title, *(measure.difference(rows, groups[reference]) for rows in others.values())])
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -78,7 +78,8 @@ def main() -> None:
     save_png(reconstructions, output / "reconstructions.png")
     names = class_names(held_out)
     save_png(labelled_rows(class_rows(samples, labels, len(names), SAMPLES_PER_CLASS), names), output / "samples.png")
-    pairs = {"samples": (samples, labels), "real images": all_images(output / "reference.npz")}
+    real = all_images(output / "reference.npz")
+    pairs = {"samples": (samples, labels), "real images": real}
     blocks = [class_rows(*pair, len(names), PER_CLASS_BESIDE) for pair in pairs.values()]
     beside = labelled_rows(labelled_columns(blocks, list(pairs), margin=HEADER), names, top=HEADER)
     save_png(beside, output / "samples_beside_real.png")
@@ -94,7 +95,7 @@ def main() -> None:
         "class_agreement": evaluation.pop("agreement"),
         "classifier_val_accuracy": ClassifierExtractor(output / "classifier.safetensors").info["val_accuracy"],
         "within_class_distance_samples": within_class_distance(samples, labels),
-        "within_class_distance_validation": within_class_distance(*all_images(output / "reference.npz")),
+        "within_class_distance_validation": within_class_distance(*real),
         **evaluation,
         "seconds": job_seconds(output),
     }

@@ -25,7 +25,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
     """data: image folder; output: results; source: the four original files, or None for a download."""
     values = {"data": data, "out": output, "source": source, "configs": "configs/fashion_mnist"}
     values |= {f"stage{n}": output / f"tokenizer_stage{n}" for n in (1, 2)} | {"weights": "model.safetensors"}
-    values |= {"training": "bf16", "encoding": "bf16"} if fast_bf16() else {"training": "no", "encoding": "fp32"}
+    values |= {"autocast": "bf16", "precision": "bf16"} if fast_bf16() else {"autocast": "no", "precision": "fp32"}
     job = partial(Job.from_templates, **values)
     return [
         job(  # no outputs: the script itself skips what exists
@@ -36,23 +36,22 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
             job(
                 "classifier {purpose}",
                 """-m evaluation.train_classifier --data_path {data} --img_size 32
-                   --output {out}/{file}.safetensors --epochs {epochs} --seed {seed} --max_images {images}""",
+                   --output {out}/{file}.safetensors --epochs 1.5 --seed {seed} --max_images {images}""",
                 outputs="{out}/{file}.safetensors",
                 purpose=purpose,
                 file=file,
                 images=images,
-                epochs=epochs,
                 seed=seed,
             )
-            for purpose, file, images, epochs, seed in (
-                ("of stage 2's loss", "loss_classifier", 20000, 1.5, 1),
-                ("that judges the samples", "classifier", 60000, 1.5, 0),
+            for purpose, file, images, seed in (
+                ("of stage 2's loss", "loss_classifier", 20000, 1),
+                ("that judges the samples", "classifier", 60000, 0),
             )
         ),
         job(
             "tokenizer, stage 1: causal decoder",
             """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage1.yaml
-               training.mixed_precision={training}
+               training.mixed_precision={autocast}
                experiment.output_dir={stage1} dataset.params.data_path={data}""",
             outputs="{stage1}",
             inputs="{configs}/tokenizer_stage1.yaml",
@@ -60,7 +59,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
         job(
             "tokenizer, stage 2: bidirectional decoder",
             """train_tokenizer/train_tokenizer.py config={configs}/tokenizer_stage2.yaml
-               training.mixed_precision={training} losses.perceptual_checkpoint={out}/loss_classifier.safetensors
+               training.mixed_precision={autocast} losses.perceptual_checkpoint={out}/loss_classifier.safetensors
                experiment.output_dir={stage2} dataset.params.data_path={data}
                experiment.init_from={stage1}/{weights}""",
             outputs="{stage2}",
@@ -70,7 +69,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
             job(
                 "tokens, {split} split",
                 """pretokenization.py --img_size 32 --batch_size 64 --num_workers 0
-                   --max_images {images} --precision {encoding}
+                   --max_images {images} --precision {precision}
                    --data_path {data} --split {split} --cached_path {out}/cache_{split}
                    --tokenizer_config {configs}/tokenizer_stage2.yaml --tokenizer_checkpoint {stage2}/{weights}""",
                 outputs="{out}/cache_{split}",
@@ -87,7 +86,7 @@ def quickstart_jobs(data: Path, output: Path, source: Path | None) -> list[Job]:
         ),
         job(
             "autoregressive model",
-            """train_ar.py config={configs}/ar.yaml training.mixed_precision={training}
+            """train_ar.py config={configs}/ar.yaml training.mixed_precision={autocast}
                experiment.tokenizer_checkpoint={stage2}/{weights}
                experiment.output_dir={out}/ar
                dataset.params.pretokenization={out}/cache_train dataset.params.pretokenization_val={out}/cache_val

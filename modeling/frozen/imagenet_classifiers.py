@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from modeling.frozen.small_classifier import SMALL_CLASSIFIER, Classifier, read_classifier
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, load_small_classifier
 from utils.errors import UserError, first_line, nearest
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
@@ -36,7 +36,8 @@ def load_classifier(name: str, checkpoint: str | None, random_weights: bool = Fa
     Raises UserError that says which file to put where.
     """
     if name == SMALL_CLASSIFIER:
-        return _small_classifier(checkpoint, random_weights)
+        network, size = load_small_classifier(checkpoint, CHECKPOINT_KEY, random_weights)
+        return ImageClassifier(network, size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     if name in torchvision.models.list_models(module=torchvision.models):
         return _from_torchvision(name, checkpoint, random_weights)
     import timm  # imported late: it takes a second
@@ -48,20 +49,6 @@ def load_classifier(name: str, checkpoint: str | None, random_weights: bool = Fa
         f"losses.perceptual_model '{name}' is neither {SMALL_CLASSIFIER} nor a classifier of torchvision or timm"
         f"{nearest(name, known)}"
     )
-
-
-def _small_classifier(checkpoint: str | None, random_weights: bool) -> ImageClassifier:
-    if random_weights:
-        return ImageClassifier(Classifier(num_classes=10).eval(), 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    if not checkpoint:
-        raise UserError(
-            f"losses.perceptual_model={SMALL_CLASSIFIER} needs {CHECKPOINT_KEY}, a file of"
-            " python -m evaluation.train_classifier"
-        )
-    network, info = read_classifier(checkpoint)
-    if "img_size" not in info:
-        raise UserError(f"{checkpoint} holds no image size: train the classifier again")
-    return ImageClassifier(network, info["img_size"], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 def _load(network: nn.Module, checkpoint: str | Path) -> None:

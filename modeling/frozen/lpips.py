@@ -8,10 +8,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from modeling.frozen.small_classifier import SMALL_CLASSIFIER, Classifier, read_classifier
+from modeling.frozen.small_classifier import SMALL_CLASSIFIER, Classifier, load_small_classifier
 from modeling.layers.layout import for_convolutions
 from modeling.layers.precision import at_least_float32
-from utils.errors import UserError
 from utils.pretrained import get_weights
 from utils.weights import load_strict, read_state_dict
 
@@ -52,10 +51,8 @@ class ClassifierDistance(nn.Module):
     averaged over places and summed over stages: formula 1 of the paper with w = 1.
     """
 
-    def __init__(self, checkpoint: str | Path | None):
-        """checkpoint: a file that evaluation/train_classifier.py wrote; None leaves random weights, for tests only."""
+    def __init__(self, network: Classifier):
         super().__init__()
-        network = Classifier(num_classes=10).eval() if checkpoint is None else read_classifier(checkpoint)[0]
         self.network = network.requires_grad_(False)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
@@ -70,10 +67,6 @@ def load_lpips(network: str, checkpoint: str | Path | None, key: str, random_wei
 
     key: the setting that names the file, for errors. random_weights: for tests only. Raises UserError.
     """
-    if random_weights:
-        return ClassifierDistance(None) if network == SMALL_CLASSIFIER else LPIPS(None)
-    if network != SMALL_CLASSIFIER:
-        return LPIPS(get_weights("VGG16", VGG16.url, key, checkpoint))
-    if not checkpoint:
-        raise UserError(f"LPIPS with {SMALL_CLASSIFIER} needs {key}, a file of python -m evaluation.train_classifier")
-    return ClassifierDistance(checkpoint)
+    if network == SMALL_CLASSIFIER:
+        return ClassifierDistance(load_small_classifier(checkpoint, key, random_weights)[0])
+    return LPIPS(None if random_weights else get_weights("VGG16", VGG16.url, key, checkpoint))

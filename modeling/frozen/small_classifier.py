@@ -57,6 +57,21 @@ class Classifier(nn.Module):
         return self.features(images)[2]
 
 
+def load_small_classifier(checkpoint: str | Path | None, key: str, random_weights: bool) -> tuple[Classifier, int]:
+    """The network of a loss, in evaluation mode, and the side of the images that it has learned.
+
+    key: the setting that names the file, for errors. random_weights: for tests only. Raises UserError.
+    """
+    if random_weights:
+        return Classifier(num_classes=10).eval(), 32
+    if not checkpoint:
+        raise UserError(f"{SMALL_CLASSIFIER} needs {key}, a file of python -m evaluation.train_classifier")
+    network, info = read_classifier(checkpoint)
+    if "img_size" not in info:
+        raise UserError(f"{checkpoint} holds no image size: train the classifier again")
+    return network, info["img_size"]
+
+
 def read_classifier(path: str | Path) -> tuple[Classifier, dict[str, Any]]:
     """Network in evaluation mode and its num_classes, img_size and val_accuracy, from a file that
     `evaluation/train_classifier.py` wrote. Raises UserError."""

@@ -156,7 +156,9 @@ def test_a_probe_without_overrides_is_switched_off(written):
 
 @pytest.mark.parametrize(("option", "file"), [("perceptual_model", "perceptual"), ("lpips_network", "lpips")])
 def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written, option, file):
-    loss = f"overrides.stage1=[losses.{option}=small_classifier]"
+    network = f"losses.{option}=small_classifier"
+    phase = f"phases=[{{name: loss, steps: 3, learning_rate: 1.0e-3, {file}_weight: 1}}]"
+    loss = f"overrides.stage1={json.dumps([network, phase])}"
     jobs = {job.name: job for job in make_plan(written, "only=[causal]", "seeds=[3]", loss)[1]}
     judge, other, stage1 = (jobs[n] for n in ("classifier", "classifier for the loss", "causal, seed 3: stage 1"))
     seeds = {job.command[job.command.index("--seed") + 1] for job in (judge, other)}
@@ -164,6 +166,8 @@ def test_a_small_classifier_as_loss_is_not_the_one_that_scores(written, option, 
     assert stage1.needs(other)
     assert stage1.command[-1] == f"losses.{file}_checkpoint={other.outputs[0]}"
     assert "classifier for the loss" not in [job.name for job in make_plan(written)[1]]
+    unused = f"overrides.stage1={json.dumps([network, PHASES])}"  # the losses of its phases need no network
+    assert "classifier for the loss" not in [job.name for job in make_plan(written, unused)[1]]
 
 
 def test_classifiers_can_learn_data_of_their_own(written):

@@ -122,17 +122,8 @@ def test_samples_are_adms_format(single):
 def test_evaluator_prints_adms_lines(single):
     classifier, reference = single.folder / "classifier.safetensors", single.folder / "reference.npz"
     size = ("--img_size", toy.IMAGE_SIZE)
-    run(
-        "-m",
-        "evaluation.train_classifier",
-        "--data_path",
-        single.images,
-        *size,
-        "--output",
-        classifier,
-        "--max_images",
-        16,
-    )
+    learn = ("-m", "evaluation.train_classifier", "--max_images", 16)
+    run(*learn, "--data_path", single.images, *size, "--output", classifier)
     run("-m", "evaluation.make_reference", "--data_path", single.images, *size, "--output", reference)
     evaluator = "guided-diffusion/evaluations/evaluator.py"
     result = run(evaluator, reference, single.folder / "samples.npz", "--classifier", classifier)

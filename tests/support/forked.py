@@ -85,15 +85,16 @@ class Script:
 class Ranks:
     """A script in `num` processes that find each other by torchrun's variables; the first failure ends them all.
 
-    The methods are those of `subprocess.Popen`.
+    `poll`, `wait` and `kill` are those of `Script`.
     """
 
     def __init__(
         self, command: list[str], num: int, port: int, environment: dict[str, str], output: Path, errors: Path
     ):
-        group = {"WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environments = [environment | _words(group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(num)]
-        self._scripts = [Script(command, each, output, errors) for each in environments]
+        group = {"WORLD_SIZE": f"{num}", "LOCAL_WORLD_SIZE": f"{num}"}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        ranks = [environment | group | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(num)]
+        self._scripts = [Script(command, own, output, errors) for own in ranks]
 
     def poll(self) -> int | None:
         codes = [script.poll() for script in self._scripts]
@@ -114,7 +115,3 @@ class Ranks:
     def kill(self) -> None:
         for script in self._scripts:
             script.kill()
-
-
-def _words(variables: dict[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in variables.items()}

@@ -53,6 +53,7 @@ class AblationConfig:
     classifier_data: str | None = option(
         None, "data set that the classifiers learn, for features of data without classes; null: data_path", path="read"
     )
+    generators: bool = option(True, "train generators on the codes; false: compare tokenizers alone")
     configs: dict[str, str] = option({}, "files that the overrides change: stage1, stage2 and ar")
     overrides: Overrides = section(Overrides, "of all variants")
     probes: dict[str, list[str]] = option({}, "overrides of more generators on the same codes")
@@ -67,6 +68,8 @@ def check(config: AblationConfig) -> None:
     if not config.seeds or not config.variants:
         raise UserError("the configuration lists no seeds or no variants")
     titles = [variant.title for variant in config.variants.values()]
+    if not config.generators and (config.probes or config.samplings):
+        raise UserError("probes and samplings need generators, but generators is false")
     names = [*RUN_NAMES, *config.probes, *config.samplings]
     for what, values in (("seeds", config.seeds), ("titles", titles), ("probes and samplings", names)):
         if repeated := [value for value in values if values.count(value) > 1]:
@@ -79,7 +82,11 @@ def check(config: AblationConfig) -> None:
         files = {**config.configs, **variant.configs}
         if unknown := [file for file in files if file not in TRAININGS]:
             raise UserError(f"configs: '{unknown[0]}' is none of {', '.join(TRAININGS)}")
-        unused = {"stage1": variant.tokenizer or variant.codes_of, "stage2": not variant.second_stage}
+        unused = {
+            "stage1": variant.tokenizer or variant.codes_of,
+            "stage2": not variant.second_stage,
+            "ar": not config.generators,
+        }
         if missing := [file for file in TRAININGS if file not in files and not unused.get(file)]:
             raise UserError(f"variants.{name} has no file for {missing[0]}: set configs.{missing[0]}")
         if variant.stage2 and not variant.second_stage:

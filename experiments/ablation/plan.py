@@ -43,7 +43,8 @@ TRAIN_GENERATOR = """train_ar.py config={configs[ar]} training.seed={seed}
                      dataset.params.pretokenization={codes}/cache_train
                      dataset.params.pretokenization_val={codes}/cache_val
                      model.generator.condition_num_classes={num_classes}"""
-EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics rfid
+EVALUATE_TOKENIZER = """-m evaluation.evaluate_tokenizer --data_path {data} --metrics lpips,rfid
+                        --lpips_network small_classifier --lpips_checkpoint {out}/classifier.safetensors
                         --tokenizer_config {tokenizer}/config.yaml --tokenizer_checkpoint {tokenizer}/{weights}
                         --classifier {out}/classifier.safetensors --json {folder}/tokenizer.json
                         --batch_size 64 --num_workers {workers}"""
@@ -125,9 +126,9 @@ def plan_run(config: AblationConfig, name: str, seed: int, num_classes: int) -> 
         job("classifier", TRAIN_CLASSIFIER, "{out}/classifier.safetensors", file="classifier", classifier_seed=0),
         job("reference images", MAKE_REFERENCE, "{out}/reference.npz"),
         *trainings,
-        *code_jobs(config, job),
-        *generator_jobs(config, overrides, job, vq_model),
     ]
+    if config.generators:
+        jobs += [*code_jobs(config, job), *generator_jobs(config, overrides, job, vq_model)]
     if variant.second_stage:
         vq_model, trainings = plan_stage2(config, variant, partial(job, configs=files(name)), vq_model)
         jobs += trainings

@@ -1,6 +1,7 @@
 """Numbers of finished runs, their table and their plot."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from experiments.ablation.plan import Run
 from experiments.job_runner import job_seconds
 from modeling.configs import read_models_config
 from modeling.interfaces import GENERATORS
-from training.logging import last_logged
+from train_tokenizer.mean_colour import LEAST_EXPLAINED
+from training.logging import last_logged, read_log
 from utils.atomic import read_json
 
 PANELS_PER_ROW = 4
@@ -52,18 +54,22 @@ class Measure:
         return f"{mean} [{low}, {high}]"
 
 
-TOKENIZER_AND_GENERATOR = (
+TOKENIZER = (
     Measure("codes per image", "num_codes", 0),
     Measure("reconstruction PSNR, dB", "psnr", 2, "higher"),
     Measure("reconstruction SSIM", "ssim", 3, "higher"),
+    Measure("reconstruction LPIPS, small classifier", "lpips", 3, "lower"),
     Measure("reconstruction FID", "rfid", 2, "lower"),
     Measure("codebook used, %", "codebook_usage", 1, "higher", 100),
     Measure("effect of a code on earlier patches, %", "influence_earlier", 1, "", 100),
     Measure("effect of a code on later patches, %", "influence_later", 1, "", 100),
+    Measure("stage 1: steps at the mean colour", "steps_at_mean_colour", 0, "lower"),
+    Measure("minutes of the tokenizer's training", "tokenizer_minutes", 1, "lower"),
+)
+GENERATOR = (
     Measure("AR loss, nats per code", "nats_per_code", 3, "lower"),
     Measure("AR loss, nats per image", "nats_per_image", 1, "lower"),
     Measure("AR top-1 accuracy, %", "ar_accuracy", 1, "higher", 100),
-    Measure("minutes of the tokenizer's training", "tokenizer_minutes", 1, "lower"),
     Measure("minutes of the generator's training", "generator_minutes", 1, "lower"),
 )
 SAMPLES = (
@@ -82,7 +88,7 @@ def measures(config: AblationConfig) -> list[Measure]:
         for sampling in config.samplings
         for measure in SAMPLES
     ]
-    return [*TOKENIZER_AND_GENERATOR, *gaps, *samples]
+    return [*TOKENIZER, *(GENERATOR if config.generators else ()), *gaps, *samples]
 
 
 def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
@@ -105,7 +111,24 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
     seconds = job_seconds(Path(config.output_dir))
     stages = [seconds.get(name) for name in (f"{run.origin}: stage 1", f"{run.variant}, seed {run.seed}: stage 2")]
     row["tokenizer_minutes"] = sum(filter(None, stages)) / 60 or None
-    row["generator_minutes"] = seconds[f"{run.author}, seed {run.seed}: ar"] / 60
+    row["steps_at_mean_colour"] = steps_at_mean_colour(run.stage1)
+    if config.generators:
+        row |= generator_numbers(run, config, seconds)
+    for sampling in config.samplings:
+        row |= read(sampling, f"{sampling}_")
+    return row
+
+
+def steps_at_mean_colour(stage1: Path) -> int | None:
+    """How many steps drew about the mean colour of all images, as far as the log's intervals show it; None: no log."""
+    rows = [(row["step"], row["explained"]) for row in read_log(stage1) if "explained" in row]
+    there = [step - before for (before, _), (step, share) in pairwise([(0, 1.0), *rows]) if share < LEAST_EXPLAINED]
+    return sum(there) if rows else None
+
+
+def generator_numbers(run: Run, config: AblationConfig, seconds: dict[str, float]) -> dict[str, float]:
+    """seconds: duration of each job by name."""
+    row = {"generator_minutes": seconds[f"{run.author}, seed {run.seed}: ar"] / 60}
     generator = read_models_config(run.generators / "ar").generator.name
     if GENERATORS.part_class(generator).decoding == "autoregressive":  # else the loss is no likelihood of an image
         loss = row["nats_per_code"] = last_logged(run.generators / "ar", "val_loss")
@@ -113,8 +136,6 @@ def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:
         row["ar_accuracy"] = last_logged(run.generators / "ar", "val_accuracy")
         for probe in config.probes:
             row[f"{probe}_gap"] = (last_logged(run.generators / probe, "val_loss") - loss) * run.num_codes
-    for sampling in config.samplings:
-        row |= read(sampling, f"{sampling}_")
     return row
 
 

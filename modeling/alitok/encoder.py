@@ -27,6 +27,14 @@ class Encoder(nn.Module):
         self.ln_post = nn.LayerNorm(sizes.width)
         self.conv_out = nn.Conv2d(sizes.width, config.token_size, 1)
 
+    @torch.no_grad()
+    def start_at_grey(self) -> None:
+        """Initialise the bias of the patches so that grey, 0.5, is zero.
+
+        Else all patches of all images begin as nearly the same vector, and what they differ in is lost in it.
+        """
+        self.patch_embed.bias.copy_(-0.5 * self.patch_embed.weight.sum((1, 2, 3)))
+
     def forward(self, images: Tensor, latent_tokens: Tensor) -> Tensor:
         """Encode.
 

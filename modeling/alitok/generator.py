@@ -17,6 +17,7 @@ from modeling.layers.run_blocks import run_blocks
 from utils.config import option
 
 INIT_STD = 0.02
+CODE_ORDERS = ("raster", "reversed", "shuffled")
 
 
 @dataclass
@@ -32,13 +33,22 @@ class GeneratorConfig:
     tok_dropout: float = option(0.1, "dropout of embeddings", min=0, below=1)
     class_label_dropout: float = option(0.1, "share of images trained without their class, for guidance", min=0, max=1)
     image_seq_len: int | None = option(None, "codes an image; null: as many as the tokenizer says", min=1)
-    code_order: str = option("raster", "order of prediction", choices=("raster", "reversed"))
+    code_order: str = option("raster", "order of prediction; shuffled: one fixed random order", choices=CODE_ORDERS)
     condition_num_classes: int = option(1000, "number of classes", min=1)
     randomize_temperature: float = option(1.0, "sampling temperature", min=0)
     guidance_scale: float = option(16.0, "guidance scale at the last code; 0: no guidance")
     guidance_scale_pow: float = option(1.8, "power of the guidance schedule; larger: the scale stays low longer")
     use_checkpoint: bool = option(False, "recompute activations in the backward pass: less memory, more time")
     seed: int = option(42, "seed of the sampling noise", min=0, below=2**63)
+
+
+def order_of_codes(name: str, num_codes: int) -> Tensor | None:
+    """The places (T,) int64 of the codes in the order drawn; None for the tokenizer's own order."""
+    if name == "raster":
+        return None
+    if name == "reversed":
+        return torch.arange(num_codes).flip(0)
+    return torch.randperm(num_codes, generator=torch.Generator().manual_seed(0))
 
 
 class Attention(nn.Module):
@@ -122,7 +132,6 @@ class AliTokGenerator(nn.Module):
         self.config = config
         self.layout = layout
         self.num_classes = config.condition_num_classes
-        self.reversed = config.code_order == "reversed"
         self.embeddings = nn.Embedding(layout.codebook_size + 1 + self.num_classes + 1, width)
         self.tok_dropout = nn.Dropout(config.tok_dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -130,9 +139,11 @@ class AliTokGenerator(nn.Module):
         self.output = nn.Linear(width, layout.codebook_size)
         # On the CPU even if the model is built on the meta device: no file holds this buffer.
         with torch.device("cpu"):
+            order = order_of_codes(config.code_order, layout.num_codes)
             table = rotary_table(layout, width // heads)
-            if self.reversed:  # a code keeps its place in the image
-                table = torch.cat([table[:1], table[1:].flip(0)])
+            if order is not None:  # a code keeps its place in the image
+                table = torch.cat([table[:1], table[1:][order]])
+        self.register_buffer("order", order, persistent=False)
         self.register_buffer("rope", rotation_factors(table), persistent=False)
         self.apply(self._init)
         nn.init.zeros_(self.output.weight)
@@ -182,7 +193,7 @@ class AliTokGenerator(nn.Module):
 
         codes: (B, T), class_ids: (B,). The last code is a target only, never an input.
         """
-        codes = codes.flip(1) if self.reversed else codes
+        codes = codes if self.order is None else codes[:, self.order]
         logits = self(codes[:, :-1], class_ids).float()
         hits = (logits.detach().argmax(-1) == codes).float()
         value = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
@@ -209,7 +220,7 @@ class AliTokGenerator(nn.Module):
 
     def in_tokenizer_order(self, codes: Tensor) -> Tensor:
         """codes: (B, T) in the order drawn."""
-        return codes.flip(1) if self.reversed else codes
+        return codes if self.order is None else codes[:, self.order.argsort()]
 
     def compiled_when_decoding(self) -> list[tuple[nn.Module, str]]:
         return [(block, name) for block in self.blocks for name in ("heads", "after_attention")]

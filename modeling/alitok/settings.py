@@ -29,7 +29,12 @@ class AliTokConfig:
     )
     image_size: int = option(256, "side of the images in pixels", min=1)
     patch_size: int = option(16, "side of the patches in pixels; grid = image_size / patch_size", min=1)
-    init_std: float = option(0.02, "spread of the initial weights; small models start faster with more", above=0)
+    init_std: float | None = option(
+        0.02,
+        "spread of the initial weights, as published; null: each layer's by its number of inputs, and grey images begin"
+        " as zero: starts sooner, small models above all",
+        above=0,
+    )
     quantizer_start_steps: int = option(
         0,
         "training: quantization and its loss grow with what the decoder draws, and are full after this many steps at"

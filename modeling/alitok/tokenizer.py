@@ -44,6 +44,8 @@ class AliTok(nn.Module):
         self.quantize = VectorQuantizer(config.codebook_size, config.token_size)
         self.quantizer_start = QuantizerStart(config.quantizer_start_steps) if config.quantizer_start_steps else None
         self.apply(partial(init_weights, std=config.init_std))
+        if config.init_std is None:
+            self.encoder.start_at_grey()
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """images: (B, 3, H, W) in [0, 1]. The reconstruction is in [0, 1]."""

@@ -91,13 +91,15 @@ class ResidualAttentionBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-def init_weights(module: nn.Module, std: float) -> None:
+def init_weights(module: nn.Module, std: float | None) -> None:
     """Initialise one module of the tokenizer; for `model.apply`.
 
-    Linear, convolution and embedding weights: normal with `std`, truncated at two std;
-    biases: 0. Norms keep their weights 1 and biases 0.
+    Linear, convolution and embedding weights: normal with `std`, truncated at two std; None: with the inverse root of
+    the number of inputs, so that outputs are about as large as inputs. Biases: 0. Norms keep their weights 1 and
+    biases 0.
     """
     if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+        std = module.weight[0].numel() ** -0.5 if std is None else std
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)

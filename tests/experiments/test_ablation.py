@@ -12,7 +12,7 @@ from PIL import Image
 from experiments import job_runner
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
-from experiments.ablation.results import Measure, differences, table
+from experiments.ablation.results import Measure, differences, steps_at_mean_colour, table
 from experiments.job_runner import Job
 from tests.support import launch, toy
 from tests.support.forked import Script
@@ -103,6 +103,26 @@ def test_variants_that_share_codes_share_the_jobs(written):
     causal = [job for job in both if job.name.startswith("causal")]
     assert {job.name.split(": ")[1] for job in causal if job in one} >= {"stage 1", "ar", "reversed"}
     assert len(both) - len(one) == 4  # reconstructions, influence, samples and evaluation of (c) itself
+
+
+def test_tokenizers_can_be_compared_alone(written):
+    config = yaml.safe_load(written.read_text())
+    del config["configs"]["ar"], config["overrides"]["ar"], config["probes"], config["samplings"]
+    alone = written.with_name("alone.yaml")
+    alone.write_text(yaml.safe_dump(config | {"generators": False}))
+    _, jobs = make_plan(alone, "seeds=[3]")
+    names = {job.name.split(": ")[-1] for job in jobs}
+    assert names == {"classifier", "reference images", "stage 1", "stage 2", "reconstructions", "influence of codes"}
+    with pytest.raises(UserError, match="probes and samplings need generators"):
+        make_plan(written, "generators=false")
+
+
+def test_steps_at_the_mean_colour_are_those_that_explain_little(tmp_path):
+    log = [(20, -0.2), (40, 0.05), (60, 0.3), (80, 0.09), (100, 0.5)]
+    lines = [{"step": step, "explained": share, "loss": 1.0} for step, share in log] + [{"step": 100, "val_psnr": 20.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert steps_at_mean_colour(tmp_path) == 60
+    assert steps_at_mean_colour(tmp_path / "absent") is None
 
 
 def test_a_variant_can_have_its_own_generator_on_the_codes_of_another(written):

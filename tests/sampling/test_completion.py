@@ -24,6 +24,7 @@ SOFT_SETTINGS = SamplingSettings(4.0, 1.0, soft_guidance=True)
 GENERATORS = {
     "raster": toy.generator,
     "reversed": lambda: toy.generator(code_order="reversed"),
+    "shuffled": lambda: toy.generator(code_order="shuffled"),
     "rar": rar_generator,
 }
 

@@ -49,7 +49,7 @@ def test_overrides_reach_every_kind_of_key():
         ("training.seed=soon", "training.seed"),
         ("model.generator.name=mar", "unknown generator 'mar'"),
         ("config=configs/alitok_bb.yaml", "not found.*did you mean 'configs/alitok_b.yaml'"),
-        ("model.generator.code_order=random", r"code_order is 'random' .*choose raster \| reversed"),
+        ("model.generator.code_order=random", r"code_order is 'random' .*choose raster \| reversed \| shuffled"),
         ("sampling.class_ids=[1.5]", "sampling.class_ids"),
         ("training.mixed_precision=bf8", "training.mixed_precision is 'bf8'; did you mean 'bf16'"),
         ("--batch", "cannot read the argument '--batch'"),

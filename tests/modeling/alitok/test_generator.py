@@ -46,16 +46,30 @@ def test_logits_depend_on_the_past_only():
         assert (changed[j + 1 :] > 0).all()
 
 
+def places_in(order: str) -> list[int]:
+    """The places of the codes in the order drawn."""
+    if order == "shuffled":
+        return toy.generator(code_order=order).order.tolist()
+    return list(range(toy.NUM_CODES))[:: -1 if order == "reversed" else 1]
+
+
+def test_shuffled_order_is_one_permutation():
+    places = places_in("shuffled")
+    assert sorted(places) == list(range(toy.NUM_CODES)) and places == places_in("shuffled")
+    assert places not in (sorted(places), places_in("reversed"))
+
+
 @torch.no_grad()
-def test_reversed_order_predicts_from_the_last_code_to_the_first():
+@pytest.mark.parametrize("order", ["reversed", "shuffled"])
+def test_other_orders_predict_each_code_from_those_before_it(order):
     """Codes enter `loss` and leave the sampler in the tokenizer's order; each keeps its position in the image."""
-    forward, model = toy.generator(), toy.generator(code_order="reversed")
+    forward, model, places = toy.generator(), toy.generator(code_order=order), places_in(order)
     model.load_state_dict(forward.state_dict())
-    torch.testing.assert_close(model.rope[1:], forward.rope[1:].flip(0))
+    torch.testing.assert_close(model.rope[1:], forward.rope[1:][places])
     assert (model.rope[0] == 0).all()
     codes, classes = torch.randint(0, toy.CODEBOOK_SIZE, (3, toy.NUM_CODES)), torch.tensor([0, 3, 1])
     nats = 0
-    for t, logits in zip(reversed(range(toy.NUM_CODES)), cached_logits(model, codes.flip(1), classes), strict=True):
+    for t, logits in zip(places, cached_logits(model, codes[:, places], classes), strict=True):
         nats = nats + torch.nn.functional.cross_entropy(logits, codes[:, t]) / toy.NUM_CODES
     torch.testing.assert_close(model.loss(codes, classes).value, nats)
     assert abs(nats - forward.loss(codes, classes).value) > 1e-3
@@ -93,12 +107,13 @@ def test_initial_loss_is_that_of_a_uniform_guess():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("order", ["raster", "reversed"])
+@pytest.mark.parametrize("order", ["raster", "reversed", "shuffled"])
 def test_hits_are_in_the_tokenizers_order(order):
     model = toy.generator(code_order=order)
     codes, classes = torch.randint(0, toy.CODEBOOK_SIZE, (99, toy.NUM_CODES)), torch.arange(99) % toy.NUM_CLASSES
-    drawn = codes.flip(1) if order == "reversed" else codes
-    guesses = model.in_tokenizer_order(model(drawn[:, :-1], classes).argmax(-1))
+    places = places_in(order)
+    guesses = torch.empty_like(codes)
+    guesses[:, places] = model(codes[:, places[:-1]], classes).argmax(-1)
     loss = model.loss(codes, classes)
     assert torch.equal(loss.hits, (guesses == codes).float())
     assert 0 < loss.accuracy == loss.hits.mean() < 1

@@ -18,7 +18,7 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 LAYOUT = CodeLayout(CODEBOOK_SIZE, NUM_CODES, GRID + 1, (GRID, GRID))
 
 
-def tokenizer(stage: int = 2, width: int = 32, init_std: float = 0.02, **changes) -> AliTok:
+def tokenizer(stage: int = 2, width: int = 32, init_std: float | None = 0.02, **changes) -> AliTok:
     """changes: fields of AliTokConfig."""
     torch.manual_seed(0)
     decoder = DecoderConfig(width, 2, 2, num_learned_tokens=4)

@@ -1,7 +1,7 @@
 # make quickstart   the whole pipeline on Fashion-MNIST, from data to pictures: minutes on two cores
 # make pictures DATA=FOLDER   the same on your own pictures, at 64 x 64, on a GPU (docs/your_data.md);
 #                   CLASSES=number of class folders (1), OUT=folder of the results (output/pictures)
-# make ablation     bidirectional and causal tokenizers on Fashion-MNIST, three seeds: an hour on two cores
+# make ablation     bidirectional and causal tokenizers on crops of photographs, five seeds: an hour on two cores
 # make demo         a page that draws images with the quickstart's models; MODELS="output/a output/b" compares others
 # make test         the test suite, a worker per core, 8 at most; `.venv/bin/python -m pytest`: the same in one process
 # make test-fast    the tests that take a few seconds at most and start no processes: two minutes on two cores
@@ -32,8 +32,9 @@ pictures: .venv/installed
 	    --per_class 8 --output "$(OUT)/samples.png"
 
 ablation: .venv/installed
-	$(BIN)/python -m dataset.fashion_mnist --output data/fashion_mnist
-	$(BIN)/python -m experiments.ablation.run config=configs/fashion_mnist/ablation.yaml
+	$(BIN)/python -m dataset.debian_pictures photographs --count 12000 --output data/photographs_64
+	$(BIN)/python -m dataset.debian_pictures photographs --by_picture --count 8000 --output data/photographs_64_by_picture
+	$(BIN)/python -m experiments.ablation.run config=configs/pictures_64/ablation.yaml
 
 demo: .venv/installed-demo
 	@test "$(MODELS)" != output/quickstart/ar || test -f $(MODELS)/model.safetensors || \

@@ -61,6 +61,7 @@ TOKENIZER = (
     Measure("reconstruction LPIPS, small classifier", "lpips", 3, "lower"),
     Measure("reconstruction FID", "rfid", 2, "lower"),
     Measure("codebook used, %", "codebook_usage", 1, "higher", 100),
+    Measure("codebook perplexity", "codebook_perplexity", 0, "higher"),
     Measure("effect of a code on earlier patches, %", "influence_earlier", 1, "", 100),
     Measure("effect of a code on later patches, %", "influence_later", 1, "", 100),
     Measure("stage 1: steps at the mean colour", "steps_at_mean_colour", 0, "lower"),

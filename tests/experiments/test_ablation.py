@@ -16,6 +16,7 @@ from experiments.ablation.results import Measure, differences, steps_at_mean_col
 from experiments.job_runner import Job
 from tests.support import launch, toy
 from tests.support.forked import Script
+from tests.support.paths import ROOT
 from train_generator.config import ARConfig
 from train_tokenizer.config import TokenizerConfig
 from utils.config import load_config
@@ -103,6 +104,19 @@ def test_variants_that_share_codes_share_the_jobs(written):
     causal = [job for job in both if job.name.startswith("causal")]
     assert {job.name.split(": ")[1] for job in causal if job in one} >= {"stage 1", "ar", "reversed"}
     assert len(both) - len(one) == 4  # reconstructions, influence, samples and evaluation of (c) itself
+
+
+@pytest.mark.parametrize(
+    "name", ["fashion_mnist/ablation", "pictures_64/ablation", "fashion_mnist/start", "pictures_64/start"]
+)
+def test_the_ablations_of_the_documents_compose(written, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    images = yaml.safe_load(written.read_text())["data_path"]
+    config = load_config(
+        AblationConfig, "", [f"config=configs/{name}.yaml", f"data_path={images}", "classifier_data=null"]
+    )
+    runs, _ = plan(config)
+    assert len(runs) == len(config.seeds) * len(config.only or config.variants)
 
 
 def test_tokenizers_can_be_compared_alone(written):

@@ -64,7 +64,7 @@ TOKENIZER = (
     Measure("codebook perplexity", "codebook_perplexity", 0, "higher"),
     Measure("effect of a code on earlier patches, %", "influence_earlier", 1, "", 100),
     Measure("effect of a code on later patches, %", "influence_later", 1, "", 100),
-    Measure("stage 1: steps at the mean colour", "steps_at_mean_colour", 0, "lower"),
+    Measure("steps at the mean colour", "steps_at_mean_colour", 0, "lower"),
     Measure("minutes of the tokenizer's training", "tokenizer_minutes", 1, "lower"),
 )
 GENERATOR = (

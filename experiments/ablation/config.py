@@ -91,6 +91,8 @@ def check(config: AblationConfig) -> None:
             raise UserError(f"variants.{name} has no file for {missing[0]}: set configs.{missing[0]}")
         if variant.stage2 and not variant.second_stage:
             raise UserError(f"variants.{name} has overrides of stage2, but second_stage is false")
+        if variant.ar and not config.generators:
+            raise UserError(f"variants.{name} has overrides of ar, but generators is false")
         if variant.tokenizer and (variant.stage1 or variant.second_stage):
             raise UserError(f"variants.{name}: the tokenizer in {variant.tokenizer} is trained already")
         if other := variant.codes_of:

@@ -81,6 +81,10 @@ SAMPLES = (
 )
 
 
+def tokenizer_and_generator(config: AblationConfig) -> tuple[Measure, ...]:
+    return (*TOKENIZER, *GENERATOR) if config.generators else TOKENIZER
+
+
 def measures(config: AblationConfig) -> list[Measure]:
     """In the order of work: tokenizer, generator, samples."""
     gaps = [Measure(f"{probe}: more nats per image", f"{probe}_gap", 1) for probe in config.probes]
@@ -89,7 +93,7 @@ def measures(config: AblationConfig) -> list[Measure]:
         for sampling in config.samplings
         for measure in SAMPLES
     ]
-    return [*TOKENIZER, *(GENERATOR if config.generators else ()), *gaps, *samples]
+    return [*tokenizer_and_generator(config), *gaps, *samples]
 
 
 def collect(run: Run, config: AblationConfig) -> dict[str, float | int | str]:

@@ -10,7 +10,7 @@ from dataset.images import list_images
 from evaluation.pictures import all_images, class_names, class_rows, reconstruction_rows
 from experiments.ablation.config import AblationConfig
 from experiments.ablation.plan import Run, plan
-from experiments.ablation.results import collect, differences, measures, plot_measures, table
+from experiments.ablation.results import collect, differences, measures, plot_measures, table, tokenizer_and_generator
 from experiments.job_runner import Job, JobRunner
 from utils.atomic import write_text
 from utils.config import load_config
@@ -38,7 +38,7 @@ class Results:
         for key in [key for key, run in self.pending.items() if self.jobs.issuperset(run.jobs)]:
             row = self.rows[key] = collect(self.pending.pop(key), self.config)
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows.values()))
-            numbers = (f"{measure.title} {measure.summary([row])}" for measure in measures(self.config))
+            numbers = (f"{measure.title} {measure.summary([row])}" for measure in tokenizer_and_generator(self.config))
             print(f"  {row['variant']}, seed {row['seed']}: {', '.join(numbers)}", flush=True)
 
 

@@ -31,8 +31,8 @@ class AliTokConfig:
     patch_size: int = option(16, "side of the patches in pixels; grid = image_size / patch_size", min=1)
     init_std: float | None = option(
         0.02,
-        "spread of the initial weights, as published; null: each layer's by its number of inputs, and grey images begin"
-        " as zero: starts sooner, small models above all",
+        "spread of the initial weights, as published; null: each layer's by its number of inputs, and grey begins as"
+        " zero: small models start sooner",
         above=0,
     )
     quantizer_start_steps: int = option(

@@ -129,6 +129,8 @@ def test_tokenizers_can_be_compared_alone(written):
     assert names == {"classifier", "reference images", "stage 1", "stage 2", "reconstructions", "influence of codes"}
     with pytest.raises(UserError, match="probes and samplings need generators"):
         make_plan(written, "generators=false")
+    with pytest.raises(UserError, match=r"variants\.causal has overrides of ar, but generators is false"):
+        make_plan(alone, "variants.causal.ar=[training.seed=1]")
 
 
 def test_steps_at_the_mean_colour_are_those_that_explain_little(tmp_path):

@@ -56,7 +56,7 @@ def places_in(order: str) -> list[int]:
 def test_shuffled_order_is_one_permutation():
     places = places_in("shuffled")
     assert sorted(places) == list(range(toy.NUM_CODES)) and places == places_in("shuffled")
-    assert places not in (sorted(places), places_in("reversed"))
+    assert places == [4, 0, 5, 3, 2, 6, 1]  # no file holds it: another order would break trained weights
 
 
 @torch.no_grad()
